@@ -1,0 +1,1 @@
+"""The broker's port, and its two implementations: AMQP, and in memory."""

@@ -1,0 +1,240 @@
+"""Queues in this process: the broker of a local run and of the deterministic tests.
+
+It keeps the rules that the sidecar relies on in a real broker: a window for each consumer, nothing acknowledged twice, what is not
+acknowledged when a consumer leaves goes back to the front of its queue, marked as redelivered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from iterum_sidecar.brokers.port import MessageUnroutable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+__all__ = ["MemoryBroker", "MemoryConfirmation", "MemoryConsumer", "MemoryDelivery", "Message"]
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """A message in a queue."""
+
+    body: bytes
+    headers: dict[str, Any]
+    redelivered: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class MemoryDelivery:
+    """A message that a consumer holds."""
+
+    message: Message
+    consumer: MemoryConsumer
+
+    @property
+    def body(self) -> bytes:
+        """The message."""
+        return self.message.body
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The message's headers."""
+        return self.message.headers
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the message has been delivered before."""
+        return self.message.redelivered
+
+
+@dataclass(eq=False, slots=True)
+class _Queue:
+    messages: deque[Message] = field(default_factory=deque)
+    consumers: deque[MemoryConsumer] = field(default_factory=deque)
+
+    def deliver(self) -> None:
+        """Give out what can be given out, in turn."""
+        fruitless = 0
+        while self.messages and fruitless < len(self.consumers):
+            consumer = self.consumers[0]
+            self.consumers.rotate(-1)
+            if consumer.has_room():
+                consumer.take(self.messages.popleft())
+                fruitless = 0
+            else:
+                fruitless += 1
+
+
+class MemoryConfirmation:
+    """A promise that is kept, or broken, already: a message in memory is as safe as it will be."""
+
+    __slots__ = ("_missing_queue",)
+
+    def __init__(self, missing_queue: str | None = None) -> None:
+        self._missing_queue = missing_queue
+
+    async def wait(self) -> None:
+        """Return at once, after a checkpoint.
+
+        Raises:
+            MessageUnroutable: there is no such queue.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._missing_queue is not None:
+            raise MessageUnroutable(f"there is no queue {self._missing_queue!r}")
+
+
+class MemoryConsumer:
+    """A place in the line of one queue; `brokers.port.Consumer`."""
+
+    def __init__(self, queue: _Queue, window: int) -> None:
+        self._queue = queue
+        self._window = window
+        self._arrived: list[MemoryDelivery] = []
+        self._unsettled: dict[MemoryDelivery, None] = {}
+        self._wakeup = trio.Event()
+
+    def has_room(self) -> bool:
+        """Whether the window allows one more."""
+        return len(self._unsettled) < self._window
+
+    def take(self, message: Message) -> None:
+        """A message is delivered."""
+        delivery = MemoryDelivery(message, self)
+        self._unsettled[delivery] = None
+        self._arrived.append(delivery)
+        self._wakeup.set()
+
+    def settle(self, delivery: MemoryDelivery) -> bool:
+        """A delivery is not owed any more; False if it was not owed."""
+        if delivery not in self._unsettled:
+            return False
+        del self._unsettled[delivery]
+        return True
+
+    def deliver(self) -> None:
+        """Let the queue give out what there is room for now."""
+        self._queue.deliver()
+
+    def put_back(self, delivery: MemoryDelivery) -> None:
+        """Return an unsettled delivery to the front of its queue."""
+        if self.settle(delivery):
+            delivery.message.redelivered = True
+            self._queue.messages.appendleft(delivery.message)
+
+    async def receive(self) -> list[MemoryDelivery]:
+        """Return what has been delivered since the last call, at least one."""
+        await trio.lowlevel.checkpoint()
+        while not self._arrived:
+            self._wakeup = trio.Event()
+            await self._wakeup.wait()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    async def grow(self, increment: int) -> None:
+        """Allow `increment` more messages to be unacknowledged."""
+        self._window += increment
+        self._queue.deliver()
+        await trio.lowlevel.checkpoint()
+
+    async def stop(self) -> list[MemoryDelivery]:
+        """Take no more; returns what had arrived and was not received."""
+        self._leave()
+        arrived, self._arrived = self._arrived, []
+        await trio.lowlevel.checkpoint()
+        return arrived
+
+    async def reopen(self) -> int:
+        """Leave the line, put back what is owed, and count what waits."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+        return len(self._queue.messages)
+
+    async def resume(self) -> None:
+        """Take a place in the line again."""
+        if self not in self._queue.consumers:
+            self._queue.consumers.append(self)
+        self._queue.deliver()
+        await trio.lowlevel.checkpoint()
+
+    async def waiting(self) -> int:
+        """Return how many messages wait in the queue."""
+        await trio.lowlevel.checkpoint()
+        return len(self._queue.messages)
+
+    def close(self) -> None:
+        """Leave the line and put everything back that is owed, oldest first in line."""
+        self._leave()
+        for delivery in reversed(list(self._unsettled)):
+            self.put_back(delivery)
+        self._arrived.clear()
+        self._queue.deliver()
+
+    def _leave(self) -> None:
+        if self in self._queue.consumers:
+            self._queue.consumers.remove(self)
+
+
+class MemoryBroker:
+    """All queues of one run; `brokers.port.Broker`."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    def messages(self, queue: str) -> list[Message]:
+        """Return the messages that wait in a queue, oldest first, without taking them."""
+        return list(self._queue(queue).messages)
+
+    async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
+        """Make the queue if it is not there; one in memory is never durable."""
+        self._queue(queue)
+        await trio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def consume(self, queue: str, window: int) -> AsyncIterator[MemoryConsumer]:
+        """Take a place in the line of `queue`."""
+        consumer = MemoryConsumer(self._queue(queue), window)
+        await consumer.resume()
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    async def publish(
+        self, queue: str, body: bytes, headers: Mapping[str, Any] | None = None
+    ) -> MemoryConfirmation:
+        """Put a message on a queue; the confirmation tells whether there is one of that name."""
+        await trio.lowlevel.checkpoint()
+        if queue not in self._queues:
+            return MemoryConfirmation(queue)
+        self.put(queue, body, headers)
+        return MemoryConfirmation()
+
+    def put(self, queue: str, body: bytes, headers: Mapping[str, Any] | None = None) -> None:
+        """Put a message on a queue, making the queue if need be."""
+        target = self._queue(queue)
+        target.messages.append(Message(body, dict(headers or {})))
+        target.deliver()
+
+    def acknowledge(self, delivery: MemoryDelivery) -> None:
+        """A delivery is settled."""
+        delivery.consumer.settle(delivery)
+        delivery.consumer.deliver()
+
+    def give_back(self, delivery: MemoryDelivery) -> None:
+        """Return a delivery to the front of its queue."""
+        delivery.consumer.put_back(delivery)
+        delivery.consumer.deliver()
+
+    async def flush(self) -> None:
+        """Nothing is ever on its way."""
+        await trio.lowlevel.checkpoint()
+
+    def _queue(self, name: str) -> _Queue:
+        return self._queues.setdefault(name, _Queue())

@@ -1,0 +1,49 @@
+"""Publishing one message until it is safe, whatever becomes of its queue meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.brokers.port import MessageUnroutable
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from iterum_sidecar.brokers.port import Broker
+
+__all__ = ["RETRY_DELAY", "publish_until_safe"]
+
+_log = get_log(__name__)
+
+#: Seconds before a message that the broker would not take is offered again.
+RETRY_DELAY = 1.0
+
+
+async def publish_until_safe(
+    broker: Broker,
+    queue: str,
+    body: bytes,
+    headers: Mapping[str, object] | None = None,
+    *,
+    durable: bool = False,
+) -> None:
+    """Publish one message and wait for its confirm; a queue that has vanished is made again.
+
+    Raises:
+        BrokerLost.
+    """
+    while True:
+        await broker.ensure_queue(queue, durable=durable)
+        try:
+            await (await broker.publish(queue, body, headers)).wait()
+            return
+        except MessageUnroutable as error:
+            _log.warning(
+                "the broker did not take a message; offering it again",
+                queue=queue,
+                reason=str(error),
+            )
+            await trio.sleep(RETRY_DELAY)

@@ -1,0 +1,83 @@
+"""What travels through the channels from stage to stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from iterum_sidecar.ledger import Entry, Ledger, Output
+    from iterum_sidecar.messages import RemoteFragment, Result
+    from iterum_sidecar.roster import Roster
+    from iterum_sidecar.volume import TakenFile, Workspace
+
+__all__ = [
+    "FragmentCargo",
+    "FragmentEntry",
+    "FragmentLedger",
+    "FragmentOutput",
+    "FragmentRoster",
+    "News",
+    "OutputCargo",
+    "Parcel",
+    "Parting",
+]
+
+
+@dataclass(slots=True, eq=False)
+class FragmentCargo:
+    """What the stages know of a fragment in flight; the `work` of its ledger entry."""
+
+    message: RemoteFragment | None
+    """None for a delivery that is no fragment."""
+    workspace: Workspace | None = None
+    results: list[TakenFile] = field(default_factory=list)
+    """The results that came of its present hand-out, whose own paths are to be removed."""
+
+
+# A delivery is whatever the broker in use makes of it.
+FragmentEntry: TypeAlias = "Entry[Any, FragmentCargo]"
+FragmentOutput: TypeAlias = "Output[Any, FragmentCargo]"
+FragmentLedger: TypeAlias = "Ledger[Any, FragmentCargo]"
+FragmentRoster: TypeAlias = "Roster[Any, FragmentCargo]"
+
+
+@dataclass(slots=True, eq=False)
+class OutputCargo:
+    """A result of the transformation on its way to the store."""
+
+    output: FragmentOutput
+    message: Result
+    files: list[TakenFile]
+    queue: str
+    target_queue: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A stored output on its way to its queue; `body` is its remote description."""
+
+    output: FragmentOutput
+    queue: str
+    body: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Parting:
+    """An input connection of the transformation has closed while it held fragments."""
+
+    held: list[FragmentEntry]
+    death: bool
+    """Whether it came unasked: before the kill message had been sent to it."""
+
+
+class News(Enum):
+    """What intake is told about the world behind it."""
+
+    FINISHED = auto()
+    """All earlier steps are finished."""
+    STARVED = auto()
+    """The transformation wants more fragments than the window allows."""
+    IDLE = auto()
+    """Nothing is in flight."""

@@ -1,0 +1,135 @@
+"""How the program may end, and the errors that end it: one exit code for each kind of end."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = [
+    "BadConfiguration",
+    "DrainDeadlinePassed",
+    "ExitCode",
+    "ManagerForgot",
+    "ServiceLost",
+    "SidecarError",
+    "TransformationLost",
+    "TransformationNeverCame",
+    "VolumeUnusable",
+    "WorkLeft",
+]
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `run`. `meaning` is what `--help` and `docs/operating.md` say of each."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """Make a member that knows what it means."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "this step is done: upstream finished, queue empty, everything settled, kill answered"
+    FAULT = 1, "a fault of the sidecar itself; the log has its traceback"
+    USAGE = 2, "the command line was not understood"
+    CONFIGURATION = 10, "variables are missing or wrong; each is named, nothing was opened"
+    VOLUME = (
+        11,
+        "the volume cannot be used: not there, not writable, a foreign file where a socket belongs",
+    )
+    SERVICE = (
+        12,
+        "the broker or the store was lost, or could not be reached in SIDECAR_SERVICE_TIMEOUT",
+    )
+    TRANSFORMATION_ABSENT = (
+        13,
+        ("the transformation did not connect within SIDECAR_TRANSFORMATION_START_TIMEOUT"),
+    )
+    TRANSFORMATION_LOST = (
+        14,
+        (
+            "the transformation left and did not return, did not answer the kill message in time, "
+            "or ended with fragments undone"
+        ),
+    )
+    MANAGER = 15, "the manager has forgotten this pipeline"
+    DRAIN = (
+        16,
+        "SIDECAR_DRAIN_SECONDS passed before the drain was over; the rest goes back to the queue",
+    )
+    WORK_LEFT = (
+        17,
+        "messages came back to the input queue after the transformation had been told to stop",
+    )
+    DEAD_LETTERS = 18, "done, with dead letters, and SIDECAR_FAIL_ON_DEAD_LETTERS is set"
+    INTERRUPTED = 130, "SIGINT: drained, or ended at once by a second one; not done"
+    TERMINATED = 143, "SIGTERM: drained; not done"
+
+
+class SidecarError(Exception):
+    """An end of the program with a message for its operator and an exit code of its own.
+
+    `retryable` tells whether a new start of the same pod may succeed with nothing else changed.
+    """
+
+    exit_code: ExitCode = ExitCode.FAULT
+    retryable: bool = True
+
+
+class BadConfiguration(SidecarError):
+    """Variables are missing or wrong; `problems` has one line for each."""
+
+    exit_code = ExitCode.CONFIGURATION
+    retryable = False
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("bad configuration:\n" + "\n".join(f"  {problem}" for problem in problems))
+        self.problems = problems
+
+
+class VolumeUnusable(SidecarError):
+    """The volume cannot be used as it is."""
+
+    exit_code = ExitCode.VOLUME
+    retryable = False
+
+
+class ServiceLost(SidecarError):
+    """The broker or the store went away, or did not come in time."""
+
+    exit_code = ExitCode.SERVICE
+
+
+class TransformationNeverCame(SidecarError):
+    """The transformation did not connect in time."""
+
+    exit_code = ExitCode.TRANSFORMATION_ABSENT
+
+
+class TransformationLost(SidecarError):
+    """The transformation left with work unfinished, or did not answer the kill message."""
+
+    exit_code = ExitCode.TRANSFORMATION_LOST
+
+
+class ManagerForgot(SidecarError):
+    """The manager answered for this pipeline once and has not known it for a long time since."""
+
+    exit_code = ExitCode.MANAGER
+
+
+class DrainDeadlinePassed(SidecarError):
+    """The drain took longer than `SIDECAR_DRAIN_SECONDS`."""
+
+    exit_code = ExitCode.DRAIN
+
+
+class WorkLeft(SidecarError):
+    """Messages came back to the input queue when the transformation could take no more."""
+
+    exit_code = ExitCode.WORK_LEFT

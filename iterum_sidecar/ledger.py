@@ -1,0 +1,477 @@
+"""What is in flight, what each of it waits for, and what is to be done when nothing is left to wait for.
+
+The ledger is plain data: no I/O, no clock, no task. Stages tell it what has happened and it answers with the
+entries whose `verdict` has fallen by that; whoever asked passes those on to the stage that carries verdicts out (`stages/settle.py`).
+Everything that the project promises about loss stands on a few rules, all of which are kept here:
+
+- An entry is acknowledged only when it is done and no output of it is pending: every result that named it has been
+  uploaded, published and confirmed, its lineage too.
+- An entry has one hand-out at a time. When that ends without a done (its connection closed), the results of it are first
+  finished, then it is handed out again, and ordinals begin again, so that work done twice has the same identities.
+- A done counts for the hand-out that is out. After a frame that could not be read nobody knows what was lost, so every hand-out that is
+  out is void: its done ends it and does not count. A void hand-out whose own done was the frame that was lost is given up at last
+  (`give_up_void`), and the entry then owes one done: the next does not count either, whoever meant it.
+- Blame is for deaths alone. It is counted in the message itself (verdict STRIKE), so that it outlives this program.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from iterum_sidecar.identity import OutputIdentity
+
+__all__ = ["REMEMBERED", "Admission", "Entry", "Ledger", "Output", "State", "Verdict"]
+
+#: How many settled IDs are recognised when they come again (design, promise 1).
+REMEMBERED = 100_000
+#: How many kinds of late results keep their ordinals; a late result is one whose predecessors are all settled.
+LATE_KINDS = 4096
+
+DeliveryT = TypeVar("DeliveryT")
+WorkT = TypeVar("WorkT")
+
+
+class State(Enum):
+    """Where an entry stands on its way."""
+
+    WAITING = auto()
+    """Admitted; its files are on their way."""
+    READY = auto()
+    """Its files are there; it may be handed out."""
+    OUT = auto()
+    """A connection of the transformation holds it."""
+    DONE = auto()
+    """The transformation has finished with it."""
+    LEFT = auto()
+    """Its hand-out ended without a done that counts; results of that hand-out may be pending."""
+    CLOSED = auto()
+    """Its verdict has been carried out."""
+
+
+class Verdict(Enum):
+    """What is to be done with an entry for which nothing is left to wait for."""
+
+    ACKNOWLEDGE = auto()
+    DEAD_LETTER = auto()
+    STRIKE = auto()
+    """Publish it again with its count of attempts, then acknowledge it."""
+    GIVE_BACK = auto()
+    """Return it to its queue."""
+    AGAIN = auto()
+    """Hand it out again."""
+
+
+class Admission(Enum):
+    """What the arrival of a delivery means."""
+
+    NEW = auto()
+    JOINED = auto()
+    """The same fragment is in flight: this delivery settles together with the first."""
+    SETTLED = auto()
+    """The fragment was settled before: acknowledge at once."""
+    CONFLICT = auto()
+    """Another fragment of this ID is in flight."""
+
+
+class Entry(Generic[DeliveryT, WorkT]):
+    """One fragment in flight. `work` is the stages' own; the ledger does not look at it."""
+
+    __slots__ = (
+        "_pending",
+        "attempts",
+        "deliveries",
+        "fragment_id",
+        "known_outputs",
+        "owed",
+        "reason",
+        "signature",
+        "state",
+        "suspect",
+        "unsaved",
+        "verdict",
+        "void",
+        "work",
+    )
+
+    def __init__(
+        self, fragment_id: str, signature: object, delivery: DeliveryT, work: WorkT
+    ) -> None:
+        self.fragment_id = fragment_id
+        self.signature = signature
+        self.deliveries = [delivery]
+        self.work = work
+        self.state = State.WAITING
+        self.verdict: Verdict | None = None
+        self.reason = ""
+        """Why it is a dead letter, once anything made it one."""
+        self.attempts = 0
+        """How many deaths of the transformation are to be blamed on it."""
+        self.unsaved = False
+        """Whether `attempts` is more than the message in its queue says."""
+        self.suspect = False
+        """Whether it must be handed out alone, because it may have caused a death."""
+        self.void = False
+        self.owed = 0
+        self._pending = 0
+        self.known_outputs: set[str] = set()
+        """The IDs of its outputs that are confirmed."""
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.fragment_id[:8]} {self.state.name} pending={self._pending} verdict={self.verdict}>"
+
+    @property
+    def pending(self) -> int:
+        """How many of its outputs are not safe yet."""
+        return self._pending
+
+
+class Output(Generic[DeliveryT, WorkT]):
+    """One result on its way to its queue; `entries` wait for it."""
+
+    __slots__ = ("entries", "output_id", "repeated")
+
+    def __init__(
+        self, output_id: str, entries: list[Entry[DeliveryT, WorkT]], *, repeated: bool
+    ) -> None:
+        self.output_id = output_id
+        self.entries = entries
+        self.repeated = repeated
+        """Whether an output of this ID is pending or confirmed already, so that this one must not be published."""
+
+    @property
+    def late(self) -> bool:
+        """Whether none of its predecessors is in flight: no acknowledgement protects it."""
+        return not self.entries
+
+
+class Ledger(Generic[DeliveryT, WorkT]):
+    """The fragments in flight of one step."""
+
+    def __init__(self, identity: OutputIdentity, *, attempts_allowed: int) -> None:
+        self._identity = identity
+        self._attempts_allowed = attempts_allowed
+        self._entries: dict[str, Entry[DeliveryT, WorkT]] = {}
+        self._open: set[Entry[DeliveryT, WorkT]] = set()
+        self._ordinals: dict[tuple[object, ...], int] = {}
+        self._kinds_of: dict[str, list[tuple[object, ...]]] = {}
+        self._late_ordinals: OrderedDict[tuple[object, ...], int] = OrderedDict()
+        self._pending_outputs: dict[str, Output[DeliveryT, WorkT]] = {}
+        self._settled: set[str] = set()
+        self._settled_order: deque[str] = deque()
+        self.dead_letters_in_a_row = 0
+        """Verdicts DEAD_LETTER since the last ACKNOWLEDGE."""
+
+    def __len__(self) -> int:
+        """How many entries are open: admitted, and their verdict not carried out."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Entry[DeliveryT, WorkT]]:
+        return iter(tuple(self._open))
+
+    def in_flight(self, fragment_ids: Iterable[str]) -> list[Entry[DeliveryT, WorkT]]:
+        """Return the entries of those IDs whose verdict has not fallen."""
+        return [
+            entry
+            for entry in map(self._entries.get, fragment_ids)
+            if entry is not None and entry.verdict is None
+        ]
+
+    def was_settled(self, fragment_id: str) -> bool:
+        """Tell whether the fragment is among the last that were acknowledged."""
+        return fragment_id in self._settled
+
+    def out(self) -> int:
+        """How many entries are with the transformation."""
+        return sum(entry.state is State.OUT for entry in self._open)
+
+    # -- arrival
+
+    def admit(
+        self,
+        fragment_id: str,
+        signature: object,
+        delivery: DeliveryT,
+        work: WorkT,
+        *,
+        attempts: int = 0,
+        suspect: bool = False,
+    ) -> tuple[Admission, Entry[DeliveryT, WorkT] | None]:
+        """Take a delivery in; `signature` is equal for two deliveries of one ID exactly if their files are.
+
+        The entry that is returned is the new one, the one that was joined, or None.
+        """
+        entry = self._entries.get(fragment_id)
+        if entry is not None:
+            if entry.verdict is Verdict.STRIKE and attempts >= entry.attempts:
+                pass  # its own second life, published a moment ago and back before the confirm of that was handled
+            elif entry.signature != signature:
+                return Admission.CONFLICT, None
+            else:
+                entry.deliveries.append(delivery)
+                return Admission.JOINED, entry
+        elif fragment_id in self._settled:
+            return Admission.SETTLED, None
+        entry = Entry(fragment_id, signature, delivery, work)
+        entry.attempts = attempts
+        entry.suspect = suspect or attempts > 0
+        self._entries[fragment_id] = entry
+        self._open.add(entry)
+        return Admission.NEW, entry
+
+    def admit_unreadable(
+        self, delivery: DeliveryT, work: WorkT, reason: str
+    ) -> Entry[DeliveryT, WorkT]:
+        """Take in a delivery that is no fragment: its verdict, DEAD_LETTER, falls at once."""
+        entry = Entry("", None, delivery, work)
+        entry.state = State.DONE
+        entry.reason = reason
+        entry.verdict = Verdict.DEAD_LETTER
+        self.dead_letters_in_a_row += 1
+        self._open.add(entry)
+        return entry
+
+    def is_ready(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """The files of a WAITING entry are there."""
+        _expect(entry, State.WAITING)
+        entry.state = State.READY
+
+    def reject(self, entry: Entry[DeliveryT, WorkT], reason: str) -> list[Entry[DeliveryT, WorkT]]:
+        """A WAITING entry cannot be made ready, by its own fault."""
+        _expect(entry, State.WAITING)
+        entry.state = State.DONE
+        entry.reason = entry.reason or reason
+        return self._judge(entry)
+
+    # -- the transformation
+
+    def hand_out(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """A READY entry has gone to a connection; its ordinals begin (again)."""
+        _expect(entry, State.READY)
+        entry.state = State.OUT
+        entry.void = False
+        self._forget_ordinals(entry.fragment_id)
+
+    def take_result(
+        self, predecessors: Iterable[str], channel: str | None, names: Iterable[str]
+    ) -> Output[DeliveryT, WorkT]:
+        """A result has come: give it its identity, and let its predecessors in flight wait for it.
+
+        An output that is `repeated` is not published, and nothing more is said of it; the first of its ID settles it.
+        """
+        ancestors = sorted(set(predecessors))
+        sorted_names = sorted(names)
+        entries = self.in_flight(ancestors)
+        ordinal = self._next_ordinal((tuple(ancestors), channel, tuple(sorted_names)), entries)
+        output_id = self._identity.derive(ancestors, channel, sorted_names, ordinal)
+        pending = self._pending_outputs.get(output_id)
+        if pending is not None:
+            self._wait_for(pending, [entry for entry in entries if entry not in pending.entries])
+            return Output(output_id, entries, repeated=True)
+        if any(output_id in entry.known_outputs for entry in entries):
+            return Output(output_id, entries, repeated=True)
+        output: Output[DeliveryT, WorkT] = Output(output_id, [], repeated=False)
+        self._pending_outputs[output_id] = output
+        self._wait_for(output, entries)
+        return output
+
+    def _wait_for(
+        self, output: Output[DeliveryT, WorkT], entries: list[Entry[DeliveryT, WorkT]]
+    ) -> None:
+        output.entries += entries
+        for entry in entries:
+            entry._pending += 1
+
+    def refuse_result(self, predecessors: Iterable[str], reason: str) -> int:
+        """A result is refused: those of its predecessors that are out will be dead letters. Returns how many are."""
+        refused = 0
+        for fragment_id in set(predecessors):
+            entry = self._entries.get(fragment_id)
+            if entry is not None and entry.state is State.OUT:
+                entry.reason = entry.reason or reason
+                refused += 1
+        return refused
+
+    def done(
+        self, fragment_id: str
+    ) -> tuple[Entry[DeliveryT, WorkT] | None, list[Entry[DeliveryT, WorkT]]]:
+        """The transformation says that it has finished with a fragment.
+
+        Returns the entry whose hand-out has ended by that (None: no hand-out of this fragment is out, and nothing has changed),
+        and the entries whose verdict has fallen.
+        """
+        entry = self._entries.get(fragment_id)
+        if entry is None or entry.state is not State.OUT:
+            return None, []
+        if entry.void or entry.owed:
+            entry.owed -= 0 if entry.void else 1
+            entry.state = State.LEFT
+        else:
+            entry.state = State.DONE
+        return entry, self._judge(entry)
+
+    def breach(self, reason: str) -> list[Entry[DeliveryT, WorkT]]:
+        """A frame could not be read: all that are out have lost an attempt, and their next done does not count.
+
+        Returns the entries that are void by that. One that has no attempts left will be a dead letter.
+        """
+        voided = [entry for entry in self._open if entry.state is State.OUT and not entry.void]
+        for entry in voided:
+            entry.void = True
+            self._blame(entry, reason)
+        return voided
+
+    def give_up_void(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """The done of a void hand-out is not waited for any longer."""
+        _expect(entry, State.OUT)
+        entry.owed += 1
+        entry.state = State.LEFT
+        return self._judge(entry)
+
+    def connection_closed(
+        self,
+        held: Sequence[Entry[DeliveryT, WorkT]],
+        *,
+        death: bool,
+        reason: str = "the transformation died on it",
+    ) -> list[Entry[DeliveryT, WorkT]]:
+        """The connection that `held` these entries is gone. `death` is False for an end that was asked for.
+
+        A death counts against an entry that was held alone. Of several, one may be to blame: all become suspects.
+        """
+        fallen = []
+        for entry in held:
+            if entry.state is not State.OUT:
+                continue
+            entry.state = State.LEFT
+            if death and len(held) > 1:
+                entry.suspect = True
+            elif death:
+                if not entry.void:
+                    self._blame(entry, reason)
+                entry.void = False
+            fallen += self._judge(entry)
+        return fallen
+
+    def _blame(self, entry: Entry[DeliveryT, WorkT], reason: str) -> None:
+        entry.attempts += 1
+        entry.unsaved = True
+        entry.suspect = True
+        if self._exhausted(entry):
+            entry.reason = entry.reason or f"{reason} ({entry.attempts} attempts)"
+
+    def _exhausted(self, entry: Entry[DeliveryT, WorkT]) -> bool:
+        return entry.attempts >= self._attempts_allowed
+
+    # -- outputs
+
+    def output_safe(self, output: Output[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """The output is stored, published and confirmed, its lineage too."""
+        self._pending_outputs.pop(output.output_id, None)
+        fallen = []
+        for entry in output.entries:
+            entry._pending -= 1
+            entry.known_outputs.add(output.output_id)
+            fallen += self._judge(entry)
+        return fallen
+
+    def output_refused(
+        self, output: Output[DeliveryT, WorkT], reason: str
+    ) -> list[Entry[DeliveryT, WorkT]]:
+        """The output can never be stored, by its own fault: its predecessors are dead letters."""
+        self._pending_outputs.pop(output.output_id, None)
+        fallen = []
+        for entry in output.entries:
+            entry._pending -= 1
+            entry.reason = entry.reason or reason
+            fallen += self._judge(entry)
+        return fallen
+
+    # -- the end of an entry
+
+    def give_back(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """The entry will not be worked here any more; it returns to its queue when nothing of it is pending."""
+        if entry.verdict is Verdict.AGAIN:
+            entry.verdict = None
+        if entry.verdict is None and entry.state is not State.DONE:
+            entry.state = State.LEFT
+            entry.verdict = Verdict.GIVE_BACK
+            return self._judge(entry)
+        return []
+
+    def again(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """The verdict AGAIN is carried out: the entry is READY."""
+        if entry.verdict is not Verdict.AGAIN:
+            raise AssertionError(f"{entry!r} is not to be handed out again")
+        entry.verdict = None
+        entry.state = State.READY
+        entry.reason = ""
+
+    def close(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """Any other verdict is carried out: the entry is gone, and remembered if it was acknowledged."""
+        if entry.verdict in {None, Verdict.AGAIN} or entry.state is State.CLOSED:
+            raise AssertionError(f"{entry!r} has no verdict that closes it")
+        entry.state = State.CLOSED
+        self._open.discard(entry)
+        if self._entries.get(entry.fragment_id) is entry:
+            del self._entries[entry.fragment_id]
+            self._forget_ordinals(entry.fragment_id)
+        if entry.verdict is Verdict.ACKNOWLEDGE:
+            self._remember(entry.fragment_id)
+
+    def _judge(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """Let the verdict of an entry fall if nothing is left that it waits for."""
+        if entry._pending or entry.state not in {State.DONE, State.LEFT}:
+            return []
+        if entry.verdict is None:
+            entry.verdict = self._verdict(entry)
+        elif entry.verdict is Verdict.GIVE_BACK and entry.unsaved:
+            entry.verdict = Verdict.DEAD_LETTER if self._exhausted(entry) else Verdict.STRIKE
+        if entry.verdict is Verdict.ACKNOWLEDGE:
+            self.dead_letters_in_a_row = 0
+        elif entry.verdict is Verdict.DEAD_LETTER:
+            self.dead_letters_in_a_row += 1
+        return [entry]
+
+    def _verdict(self, entry: Entry[DeliveryT, WorkT]) -> Verdict:
+        if entry.state is State.DONE:
+            return Verdict.DEAD_LETTER if entry.reason else Verdict.ACKNOWLEDGE
+        if self._exhausted(entry):
+            return Verdict.DEAD_LETTER
+        return Verdict.STRIKE if entry.unsaved and not entry.void else Verdict.AGAIN
+
+    def _next_ordinal(
+        self, kind: tuple[object, ...], entries: Sequence[Entry[DeliveryT, WorkT]]
+    ) -> int:
+        if not entries:
+            ordinal = self._late_ordinals.pop(kind, 0)
+            self._late_ordinals[kind] = ordinal + 1
+            if len(self._late_ordinals) > LATE_KINDS:
+                self._late_ordinals.popitem(last=False)
+            return ordinal
+        ordinal = self._ordinals.get(kind, 0)
+        if ordinal == 0:
+            for entry in entries:
+                self._kinds_of.setdefault(entry.fragment_id, []).append(kind)
+        self._ordinals[kind] = ordinal + 1
+        return ordinal
+
+    def _forget_ordinals(self, fragment_id: str) -> None:
+        for kind in self._kinds_of.pop(fragment_id, ()):
+            self._ordinals.pop(kind, None)
+
+    def _remember(self, fragment_id: str) -> None:
+        if fragment_id not in self._settled:
+            self._settled.add(fragment_id)
+            self._settled_order.append(fragment_id)
+            if len(self._settled_order) > REMEMBERED:
+                self._settled.discard(self._settled_order.popleft())
+
+
+def _expect(entry: Entry[DeliveryT, WorkT], state: State) -> None:
+    if entry.state is not state:
+        raise AssertionError(f"{entry!r} should be {state.name}")

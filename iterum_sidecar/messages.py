@@ -1,0 +1,327 @@
+"""Every message of the wire contract; nothing else defines one.
+
+Decoding is as strict as the contract and as loose as its peers need: unknown keys are ignored, `null` and an absent
+key are the same where a peer writes either. What is refused says where and why (`MessageRefused`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "KILL_MESSAGE",
+    "MAX_LOCAL_PATH_BYTES",
+    "MAX_OBJECT_KEY_BYTES",
+    "MAX_OUTPUT_NAME_BYTES",
+    "Done",
+    "FragmentId",
+    "Kill",
+    "LocalFile",
+    "LocalFragment",
+    "LocalMetadata",
+    "MessageRefused",
+    "RemoteFile",
+    "RemoteFragment",
+    "RemoteMetadata",
+    "Result",
+    "ResultMetadata",
+    "ResultRefused",
+    "decode_remote_fragment",
+    "decode_transformation_message",
+    "encode_lineage",
+    "encode_message",
+    "is_fragment_id",
+]
+
+#: PATH_MAX less its closing NUL (limits.h).
+MAX_LOCAL_PATH_BYTES = 4095
+#: Amazon S3 User Guide, "Naming Amazon S3 objects"; MinIO and others keep to it.
+MAX_OBJECT_KEY_BYTES = 1024
+#: An output's key is `iterum_data/<64 characters>/<name>`.
+MAX_OUTPUT_NAME_BYTES = MAX_OBJECT_KEY_BYTES - len("iterum_data/") - 64 - len("/")
+#: NAME_MAX of every file system that is in use (limits.h).
+MAX_COMPONENT_BYTES = 255
+#: Longest bucket name that any server takes; S3's own rule is 3 to 63, older servers took 255.
+MAX_BUCKET_BYTES = 255
+
+FragmentId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{64}\Z")]
+
+_NOTHING = Raw(b"")
+
+
+class MessageRefused(ValueError):
+    """A message breaks the contract; the text says where and why."""
+
+
+class ResultRefused(MessageRefused):
+    """A result breaks the contract, and names at least one fragment that it came of."""
+
+    def __init__(self, reason: str, predecessors: Sequence[str]) -> None:
+        super().__init__(reason)
+        self.predecessors = tuple(predecessors)
+
+
+class RemoteFile(Struct):
+    """A file of a fragment in the object store: its logical name, and the object that holds it."""
+
+    name: str
+    path: str
+    bucket: str
+
+
+class RemoteMetadata(Struct, omit_defaults=True):
+    """What a remote fragment says about itself. `predecessors` may arrive as null; it leaves as a list."""
+
+    fragment_id: FragmentId
+    predecessors: list[FragmentId] | None = None
+    target_queue: str | None = None
+    custom: Raw = _NOTHING
+
+
+class RemoteFragment(Struct):
+    """A fragment as it travels on a queue."""
+
+    files: Annotated[list[RemoteFile], Meta(min_length=1)]
+    metadata: RemoteMetadata
+
+
+class LocalFile(Struct):
+    """A file on the shared volume: its logical name, and its path as both containers see it."""
+
+    name: str
+    path: str
+
+
+class LocalMetadata(Struct, omit_defaults=True):
+    """What the transformation is told about a fragment."""
+
+    fragment_id: str
+    predecessors: list[str]
+    custom: Raw = _NOTHING
+
+
+class LocalFragment(Struct):
+    """A fragment as it is handed to the transformation."""
+
+    files: list[LocalFile]
+    metadata: LocalMetadata
+
+
+class ResultMetadata(Struct):
+    """What the transformation says about a result. Its `fragment_id`, if any, is not looked at."""
+
+    predecessors: Annotated[list[FragmentId], Meta(min_length=1)]
+    output_channel: str | None = None
+    custom: Raw = _NOTHING
+
+
+class Result(Struct):
+    """An output fragment of the transformation."""
+
+    files: Annotated[list[LocalFile], Meta(min_length=1)]
+    metadata: ResultMetadata
+
+
+class Done(Struct):
+    """The transformation has finished with the fragment of this ID."""
+
+    fragment_id: str
+
+
+class Kill(Struct):
+    """A connection of the transformation will send nothing more."""
+
+
+class _Classified(Struct):
+    """The keys by which the messages of a transformation are told apart (contract, section 2)."""
+
+    files: Raw = _NOTHING
+    fragment_id: Any = None
+    status: Any = None
+
+
+class _Blamed(Struct):
+    """As much of a refused result as says which fragments it came of."""
+
+    class Metadata(Struct):
+        """The predecessors alone, of whatever types they are."""
+
+        predecessors: list[Any] | None = None
+
+    metadata: Metadata
+
+
+class _Lineage(Struct):
+    """The lineage message of one output fragment."""
+
+    transformation_step: str
+    description: Raw
+
+
+_encoder = msgspec.json.Encoder()
+_remote_decoder = msgspec.json.Decoder(RemoteFragment)
+_result_decoder = msgspec.json.Decoder(Result)
+_classifier = msgspec.json.Decoder(_Classified)
+_blame_decoder = msgspec.json.Decoder(_Blamed)
+
+#: What tells a connection of the transformation that nothing more will come.
+KILL_MESSAGE = b'{"status":"complete"}'
+
+
+def is_fragment_id(value: object) -> bool:
+    """Tell whether `value` is a fragment's ID: a string of 64 characters of `A-Z a-z 0-9 _ -`."""
+    try:
+        msgspec.convert(value, FragmentId)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def decode_remote_fragment(body: bytes) -> RemoteFragment:
+    """Read a fragment from a queue's message and hold it against the contract's section 3.
+
+    Raises:
+        MessageRefused: with the place in the message and the reason.
+    """
+    try:
+        fragment = _remote_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageRefused(f"not a fragment: {error}") from None
+    metadata = fragment.metadata
+    if metadata.predecessors is None:
+        metadata.predecessors = []
+    metadata.custom = _custom(metadata.custom)
+    _check_names([file.name for file in fragment.files])
+    for number, file in enumerate(fragment.files):
+        _check_object(file, f"$.files[{number}]")
+    return fragment
+
+
+def decode_transformation_message(payload: bytes) -> Result | Done | Kill:
+    """Read one frame of the transformation's output socket.
+
+    Raises:
+        ResultRefused: a result that breaks the contract and names its predecessors.
+        MessageRefused: anything else that cannot be read; nobody knows what was lost by it.
+    """
+    try:
+        message = _classifier.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageRefused(f"not a message: {error}") from None
+    files = bytes(message.files)
+    if files and files != b"null" and files.strip(b"[] \t\r\n"):
+        return _decode_result(payload)
+    if isinstance(message.fragment_id, str) and len(message.fragment_id) == 64:
+        return Done(message.fragment_id)
+    if message.status == "complete":
+        return Kill()
+    raise MessageRefused("neither a result, nor a done, nor the kill message")
+
+
+def encode_message(message: RemoteFragment | LocalFragment) -> bytes:
+    """Return the JSON of a message; strings are UTF-8, nothing is escaped without need."""
+    return _encoder.encode(message)
+
+
+def encode_lineage(step: str, description: bytes) -> bytes:
+    """Return the lineage message of the fragment whose encoded remote description is given."""
+    return _encoder.encode(_Lineage(step, Raw(description)))
+
+
+def _decode_result(payload: bytes) -> Result:
+    try:
+        result = _result_decoder.decode(payload)
+        result.metadata.custom = _custom(result.metadata.custom)
+        _check_names([file.name for file in result.files])
+        for number, file in enumerate(result.files):
+            if len(file.name.encode()) > MAX_OUTPUT_NAME_BYTES:
+                raise MessageRefused(
+                    f"an output's name has at most {MAX_OUTPUT_NAME_BYTES} bytes - at `$.files[{number}].name`"
+                )
+    except (msgspec.ValidationError, MessageRefused) as error:
+        predecessors = _named_predecessors(payload)
+        if not predecessors:
+            raise MessageRefused(
+                f"a result that names no predecessor to settle it by: {error}"
+            ) from None
+        raise ResultRefused(f"bad result: {error}", predecessors) from None
+    return result
+
+
+def _named_predecessors(payload: bytes) -> list[str]:
+    try:
+        named = _blame_decoder.decode(payload).metadata.predecessors or []
+    except msgspec.DecodeError:
+        return []
+    return [each for each in named if is_fragment_id(each)]
+
+
+def _custom(custom: Raw) -> Raw:
+    """Keep the user's own metadata byte for byte; `null` is the same as none."""
+    return _NOTHING if bytes(custom) in {b"", b"null"} else custom
+
+
+def _check_object(file: RemoteFile, where: str) -> None:
+    size = len(file.path.encode())
+    if not 0 < size <= MAX_OBJECT_KEY_BYTES:
+        raise MessageRefused(
+            f"an object key has 1 to {MAX_OBJECT_KEY_BYTES} bytes, this has {size} - at `{where}.path`"
+        )
+    bucket = file.bucket
+    if (
+        not 0 < len(bucket.encode()) <= MAX_BUCKET_BYTES
+        or "/" in bucket
+        or "\0" in bucket
+        or bucket in {".", ".."}
+    ):
+        raise MessageRefused(f"{bucket[:80]!r} cannot be a bucket's name - at `{where}.bucket`")
+
+
+def _check_names(names: list[str]) -> None:
+    """Hold the logical names of a fragment's files against the contract, one by one and together."""
+    if len(names) == 1 and _is_plain(names[0]):
+        return
+    for number, name in enumerate(names):
+        problem = _name_problem(name)
+        if problem:
+            raise MessageRefused(f"{problem} - at `$.files[{number}].name`")
+    taken: set[str] = set()
+    for number, name in enumerate(names):
+        if name in taken:
+            raise MessageRefused(f"two files are named {name[:80]!r} - at `$.files[{number}].name`")
+        taken.add(name)
+    for number, name in enumerate(names):
+        parent, slash, _ = name.rpartition("/")
+        while slash:
+            if parent in taken:
+                raise MessageRefused(
+                    f"{parent[:80]!r} is a file and a directory of {name[:80]!r} - at `$.files[{number}].name`"
+                )
+            parent, slash, _ = parent.rpartition("/")
+
+
+def _is_plain(name: str) -> bool:
+    """Tell in one look that most names, short and of one component, are in order."""
+    return 0 < len(name) <= 60 and "/" not in name and "\0" not in name and name not in {".", ".."}
+
+
+def _name_problem(name: str) -> str | None:
+    size = len(name.encode())
+    if not 0 < size <= MAX_LOCAL_PATH_BYTES:
+        return f"a name has 1 to {MAX_LOCAL_PATH_BYTES} bytes, this has {size}"
+    if "\0" in name:
+        return "a name holds no NUL"
+    for component in name.split("/"):
+        if component in {"", ".", ".."}:
+            return f"the name {name[:80]!r} has an empty, `.` or `..` component"
+        if len(component.encode()) > MAX_COMPONENT_BYTES:
+            return (
+                f"a component of the name {name[:80]!r} is longer than {MAX_COMPONENT_BYTES} bytes"
+            )
+    return None

@@ -1,0 +1,220 @@
+"""Who of the transformation's connections holds what, and who gets the next fragment.
+
+Plain data like the ledger: no I/O, no task; the time is told by whoever asks. A connection holds one fragment
+at a time, which is what makes a step safe that writes every result to one path (contract, section 7). The
+depth is raised for a step that gathers: it has read all that it was sent and for a second has finished none,
+while fragments are ready for it. If nothing of what it then gets is read, it was slow and not gathering: its
+depth goes back to one and is left there. What a gathering connection has learned stays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iterum_sidecar.ledger import Entry
+
+__all__ = ["STARVED_AFTER", "Roster", "Seat"]
+
+#: Seconds without a hand-out or a done, everything read, after which a step is starved (design, the window).
+STARVED_AFTER = 1.0
+#: Seconds after which a connection that was found slow may be tried with more again: a verdict that
+#: was wrong (a gathering step that paused) must not strand its fragments for ever.
+SLOW_AGAIN_AFTER = 60.0
+#: The highest depth; the window of fragments in flight ends there too.
+MAX_DEPTH = 4096
+
+DeliveryT = TypeVar("DeliveryT")
+WorkT = TypeVar("WorkT")
+
+
+@dataclass(eq=False, slots=True)
+class Seat(Generic[DeliveryT, WorkT]):
+    """One input connection of the transformation, as far as handing out is concerned."""
+
+    depth: int
+    held: list[Entry[DeliveryT, WorkT]] = field(default_factory=list)
+    alone: bool = False
+    """Whether it holds a suspect, beside which it gets nothing."""
+    raised_at: float | None = None
+    """When its depth was raised, until it is known whether it read what it got by that."""
+    unread_after_raise: int = 0
+    slow_since: float | None = None
+    gathers: bool = False
+    """Whether starvation has shown that it needs several at once; suspects are then no exception."""
+    listed: bool = True
+    """Whether it is in the roster's row of seats that may have room."""
+
+    def has_room(self) -> bool:
+        """Whether it may be handed a fragment now."""
+        return not self.alone and len(self.held) < self.depth
+
+
+class Roster(Generic[DeliveryT, WorkT]):
+    """The seats, the fragments that are ready for them, and the rules between the two."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._seats: list[Seat[DeliveryT, WorkT]] = []
+        self._ready: deque[Entry[DeliveryT, WorkT]] = deque()
+        self._suspects: deque[Entry[DeliveryT, WorkT]] = deque()
+        self._vacant: deque[Seat[DeliveryT, WorkT]] = deque()
+        self._suspect_out: Entry[DeliveryT, WorkT] | None = None
+        self._seat_of: dict[Entry[DeliveryT, WorkT], Seat[DeliveryT, WorkT]] = {}
+        self._moved_at = 0.0
+        self.closed = False
+        """Whether nothing more is handed out."""
+
+    # -- what happens
+
+    def sit(self) -> Seat[DeliveryT, WorkT]:
+        """A connection has come."""
+        seat: Seat[DeliveryT, WorkT] = Seat(self._depth)
+        self._seats.append(seat)
+        self._vacant.append(seat)
+        return seat
+
+    def leave(self, seat: Seat[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """A connection has gone; returns what it held."""
+        self._seats.remove(seat)
+        seat.depth = 0
+        held, seat.held = seat.held, []
+        for entry in held:
+            del self._seat_of[entry]
+            self._clear_suspect(entry)
+        return held
+
+    def add(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """An entry is ready to be handed out."""
+        (self._suspects if entry.suspect else self._ready).append(entry)
+
+    def done(self, entry: Entry[DeliveryT, WorkT], now: float) -> None:
+        """The hand-out of an entry has ended with a done; its seat has room again."""
+        seat = self._seat_of.pop(entry, None)
+        if seat is None:
+            return
+        seat.held.remove(entry)
+        seat.alone = False
+        seat.raised_at = None
+        self._clear_suspect(entry)
+        self._moved_at = now
+        self._list(seat)
+
+    def assign(
+        self, now: float
+    ) -> Iterator[tuple[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]]]:
+        """Yield each (seat, entry) that is to be handed out now; the seat holds the entry from then on."""
+        vacant = self._vacant
+        fruitless = 0
+        while fruitless < len(vacant) and not self.closed:
+            seat = vacant[0]
+            if not seat.has_room():
+                vacant.popleft().listed = False
+                continue
+            vacant.rotate(-1)
+            entry = self._next_for(seat)
+            if entry is None:
+                fruitless += 1
+                continue
+            fruitless = 0
+            seat.held.append(entry)
+            self._seat_of[entry] = seat
+            self._moved_at = now
+            yield seat, entry
+
+    def take_back(self) -> list[Entry[DeliveryT, WorkT]]:
+        """Hand out nothing more; returns what was ready and will not be handed out."""
+        self.closed = True
+        left = [*self._suspects, *self._ready]
+        self._suspects.clear()
+        self._ready.clear()
+        return left
+
+    # -- what is so
+
+    @property
+    def seats(self) -> int:
+        """How many connections there are."""
+        return len(self._seats)
+
+    @property
+    def held(self) -> int:
+        """How many entries the transformation holds."""
+        return len(self._seat_of)
+
+    @property
+    def waiting(self) -> int:
+        """How many entries are ready and not handed out."""
+        return len(self._ready) + len(self._suspects)
+
+    def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
+        """The entries whose hand-out is void, and whose done may never come."""
+        return [entry for entry in self._seat_of if entry.void]
+
+    def idle_for(self, now: float) -> float:
+        """Seconds since anything was handed out or done."""
+        return now - self._moved_at
+
+    # -- starvation
+
+    def is_starved(self, now: float, unread: int) -> bool:
+        """Whether the step has read everything, holds something, and for a second has finished none.
+
+        `unread` is the number of bytes that were sent to it and not read, on all connections.
+        """
+        return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
+
+    def deepen(self, now: float) -> list[Seat[DeliveryT, WorkT]]:
+        """The step is starved and entries are ready: raise the depth of the connections that may gather."""
+        raised = []
+        for seat in self._seats:
+            if seat.slow_since is not None and now - seat.slow_since < SLOW_AGAIN_AFTER:
+                continue
+            if (seat.alone or len(seat.held) >= seat.depth) and seat.depth < MAX_DEPTH:
+                seat.depth *= 2
+                seat.raised_at = now
+                seat.alone = False
+                seat.gathers = True
+                self._suspect_out = None
+                self._list(seat)
+                raised.append(seat)
+        return raised
+
+    def judge_raise(self, seat: Seat[DeliveryT, WorkT], now: float, unread: int) -> bool:
+        """Tell, a second after its depth was raised, whether a connection is slow: it has read nothing of what it got.
+
+        `unread` is what the connection has not read now; `seat.unread_after_raise` what it was right after the raise.
+        """
+        if seat.raised_at is None or now - seat.raised_at < STARVED_AFTER:
+            return False
+        seat.raised_at = None
+        if not 0 < seat.unread_after_raise <= unread:
+            return False
+        seat.slow_since = now
+        seat.depth = 1
+        seat.gathers = False
+        return True
+
+    def _next_for(self, seat: Seat[DeliveryT, WorkT]) -> Entry[DeliveryT, WorkT] | None:
+        if self._suspects and seat.gathers:
+            return self._suspects.popleft()
+        if self._suspects and self._suspect_out is None:
+            if seat.held:
+                return None  # it empties, and then holds the suspect alone
+            self._suspect_out = self._suspects.popleft()
+            seat.alone = True
+            return self._suspect_out
+        return self._ready.popleft() if self._ready else None
+
+    def _list(self, seat: Seat[DeliveryT, WorkT]) -> None:
+        if not seat.listed:
+            seat.listed = True
+            self._vacant.append(seat)
+
+    def _clear_suspect(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        if entry is self._suspect_out:
+            self._suspect_out = None

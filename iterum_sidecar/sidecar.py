@@ -1,0 +1,383 @@
+"""The row of stages in one nursery: the only place where the whole shape can be read.
+
+    broker ─► intake ─► download ─► handout ═(socket)═► transformation
+                                                            ║
+    broker ◄─ publish ◄─ upload ◄─ collect ◄═════(socket)═══╝
+       └──────────────► settle: acknowledge, remove the files
+
+Each arrow is a memory channel. Shutdown is the same walk: a stage whose senders have closed finishes what it has, closes
+its own channels and returns. The channels that lead to settle and to handout have no bound of their own: what travels
+there is one entry for each fragment in flight, which the window bounds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.cargo import FragmentEntry, News, OutputCargo, Parcel, Parting
+from iterum_sidecar.config_files import fetch_config_files
+from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost, WorkLeft
+from iterum_sidecar.identity import OutputIdentity
+from iterum_sidecar.ledger import Ledger
+from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
+from iterum_sidecar.roster import Roster
+from iterum_sidecar.stages import upstream as upstream_stage
+from iterum_sidecar.stages.collect import UPLOADS_WAITING, Collect
+from iterum_sidecar.stages.download import Download
+from iterum_sidecar.stages.handout import Handout
+from iterum_sidecar.stages.intake import ATTEMPTS_HEADER, FIRST_WINDOW, Intake
+from iterum_sidecar.stages.publish import Publish
+from iterum_sidecar.stages.settle import Settle
+from iterum_sidecar.stages.upload import Upload
+from iterum_sidecar.store_faults import StoreFaults
+from iterum_sidecar.stores.port import StoreError
+from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.unix_sockets import Listener
+from iterum_sidecar.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from iterum_sidecar.brokers.port import Broker, Consumer
+    from iterum_sidecar.cargo import FragmentLedger, FragmentRoster
+    from iterum_sidecar.patience import Patience
+    from iterum_sidecar.settings import Settings
+    from iterum_sidecar.stores.port import Store
+    from iterum_sidecar.telemetry.tally import Tally
+    from iterum_sidecar.upstream import Upstream
+
+__all__ = ["Sidecar", "queues_of"]
+
+_log = get_log(__name__)
+
+#: Seconds that what came back to the queue after the end has to be recognised as settled.
+LAST_LOOK_DEADLINE = 10.0
+
+
+def queues_of(settings: Settings) -> list[str]:
+    """Return the queues that must be there before work begins."""
+    lineage = [settings.lineage_queue] if settings.lineage else []
+    return [
+        settings.input_queue,
+        settings.output_queue,
+        *settings.queue_mapping.values(),
+        *lineage,
+    ]
+
+
+class Sidecar:
+    """One life of the sidecar beside one transformation.
+
+    The ports are given from outside: `open_broker` is entered once the sockets listen, `upstream` is asked for a watch
+    on the ledger that it is given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_broker: Callable[[], AbstractAsyncContextManager[Broker]],
+        store: Store,
+        store_patience: Patience,
+        upstream: Callable[[FragmentLedger], Upstream],
+        tally: Tally,
+    ) -> None:
+        self._settings = settings
+        self._open_broker = open_broker
+        self._store = store
+        self._tally = tally
+        self._ledger: FragmentLedger = Ledger(
+            OutputIdentity(settings.pipeline_hash, settings.step),
+            attempts_allowed=settings.attempts,
+        )
+        self._roster: FragmentRoster = Roster(settings.handout_depth)
+        self._upstream = upstream(self._ledger)
+        self._faults = StoreFaults(store, settings.output_bucket, store_patience)
+        self._stop = trio.Event()
+        self._scope = trio.CancelScope()
+        self._at_work = False
+
+    def drain(self) -> None:
+        """Take nothing new, hand out nothing more, and finish what the transformation has, within the drain deadline."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._roster.take_back()
+        seconds = self._settings.drain_seconds
+        _log.info(
+            "draining",
+            with_transformation=self._ledger.out(),
+            in_flight=len(self._ledger),
+            deadline_seconds=seconds,
+        )
+        if self._at_work:
+            self._scope.deadline = trio.current_time() + seconds
+        else:
+            self._scope.cancel("told to stop before the work began")
+
+    def abort(self) -> None:
+        """End at once; what is in flight goes back to the queue."""
+        self._stop.set()
+        self._scope.cancel("told to end at once")
+
+    async def run(self) -> None:
+        """Work until this step is done, or drained after `drain`, or ended by `abort`.
+
+        Raises:
+            SidecarError: any other end; the transformation has been told kill, unless the settings say otherwise.
+        """
+        settings = self._settings
+        with ExitStack() as stack:
+            volume = stack.enter_context(
+                Volume(settings.volume, protected=(settings.config_directory,))
+            )
+            os.close(volume.make_public_directory(settings.config_directory))
+            inputs, outputs = (
+                stack.enter_context(self._listen(volume, name))
+                for name in (settings.input_socket, settings.output_socket)
+            )
+            with self._scope:
+                await self._serve(volume, inputs, outputs)
+            if self._scope.cancelled_caught and self._scope.deadline < math.inf:
+                raise DrainDeadlinePassed(
+                    f"{settings.drain_seconds:g} s were not enough to finish {len(self._ledger)} fragments"
+                    " (SIDECAR_DRAIN_SECONDS); they go back to the queue"
+                )
+
+    def _listen(self, volume: Volume, name: str) -> Listener:
+        parent, _, _ = name.rpartition("/")
+        if parent:
+            os.close(volume.make_public_directory(parent))
+        return Listener(os.path.join(self._settings.volume, name))
+
+    async def _serve(self, volume: Volume, inputs: Listener, outputs: Listener) -> None:
+        """Serve the input socket around everything else, so that whoever connects hears the kill message in the end."""
+        settings = self._settings
+        handout = Handout(
+            listener=inputs,
+            ledger=self._ledger,
+            roster=self._roster,
+            start_timeout=settings.transformation_start_timeout,
+            return_timeout=settings.transformation_return_timeout,
+        )
+        to_collect, partings = trio.open_memory_channel[Parting](math.inf)
+        controlled = False
+        async with trio.open_nursery() as around:
+            around.start_soon(handout.serve, to_collect)
+            around.start_soon(self._prepare_store, volume)
+            try:
+                await self._work(volume, outputs, handout, partings)
+                controlled = True
+            finally:
+                if controlled or self._stop.is_set() or settings.kill_on_error:
+                    await handout.say_kill()
+            around.cancel_scope.cancel("the work is over")
+
+    async def _prepare_store(self, volume: Volume) -> None:
+        """Make the output bucket and fetch the config files, while the work begins already."""
+        settings = self._settings
+        while True:
+            try:
+                await self._store.ensure_bucket(settings.output_bucket)
+                break
+            except StoreError as error:
+                await self._faults.wait(str(error))
+        self._faults.succeeded()
+        await fetch_config_files(
+            settings.config_files,
+            store=self._store,
+            bucket=settings.config_bucket,
+            volume=volume,
+            directory=settings.config_directory,
+        )
+
+    async def _work(
+        self,
+        volume: Volume,
+        outputs: Listener,
+        handout: Handout,
+        partings: trio.MemoryReceiveChannel[Parting],
+    ) -> None:
+        """Open the broker and the queue's line around the row, and look once more when the row is over."""
+        settings = self._settings
+        window = settings.prefetch or FIRST_WINDOW
+        async with (
+            self._open_broker() as broker,
+            broker.consume(settings.input_queue, window) as consumer,
+        ):
+            self._at_work = True
+            _log.info("at work", input_queue=settings.input_queue, window=window)
+            await self._run_row(volume, outputs, handout, partings, broker, consumer, window)
+            if not self._stop.is_set():
+                await self._look_once_more(broker, consumer)
+            await broker.flush()
+
+    async def _run_row(
+        self,
+        volume: Volume,
+        outputs: Listener,
+        handout: Handout,
+        partings: trio.MemoryReceiveChannel[Parting],
+        broker: Broker,
+        consumer: Consumer,
+        window: int,
+    ) -> None:
+        """Join the stages, start each with its ends, and return when the last has returned."""
+        settings, store, ledger = self._settings, self._store, self._ledger
+        faults, tally = self._faults, self._tally
+        intake = Intake(
+            consumer=consumer,
+            broker=broker,
+            ledger=ledger,
+            tally=tally,
+            window=window,
+            fixed=settings.prefetch > 0,
+            attempts_allowed=settings.attempts,
+        )
+        download = Download(store=store, volume=volume, ledger=ledger, faults=faults, tally=tally)
+        collect = Collect(
+            listener=outputs,
+            volume=volume,
+            ledger=ledger,
+            tally=tally,
+            output_queue=settings.output_queue,
+            queue_mapping=settings.queue_mapping,
+            frame_limit=settings.frame_limit,
+            kill_timeout=settings.kill_timeout,
+            return_timeout=settings.transformation_return_timeout,
+        )
+        upload = Upload(
+            store=store,
+            volume=volume,
+            ledger=ledger,
+            faults=faults,
+            tally=tally,
+            bucket=settings.output_bucket,
+        )
+        publish = Publish(
+            broker=broker,
+            ledger=ledger,
+            tally=tally,
+            step=settings.step,
+            lineage_queue=settings.lineage_queue if settings.lineage else None,
+        )
+        settle = Settle(
+            broker=broker,
+            volume=volume,
+            ledger=ledger,
+            tally=tally,
+            step=settings.step,
+            input_queue=settings.input_queue,
+            dead_letter_queue=settings.dead_letter_queue,
+            attempts_header=ATTEMPTS_HEADER,
+        )
+        await self._join(intake, download, handout, collect, upload, publish, settle, partings)
+
+    async def _join(
+        self,
+        intake: Intake,
+        download: Download,
+        handout: Handout,
+        collect: Collect,
+        upload: Upload,
+        publish: Publish,
+        settle: Settle,
+        partings: trio.MemoryReceiveChannel[Parting],
+    ) -> None:
+        """Lay the channels between the stages and run them all."""
+        stop, killed = self._stop, trio.Event()
+        to_download, admitted = trio.open_memory_channel[FragmentEntry](math.inf)
+        to_handout, ready = trio.open_memory_channel[FragmentEntry](math.inf)
+        to_upload, results = trio.open_memory_channel[OutputCargo](UPLOADS_WAITING)
+        to_publish, parcels = trio.open_memory_channel[Parcel](0)
+        to_settle, fallen = trio.open_memory_channel[FragmentEntry](math.inf)
+        done_to_handout, done = trio.open_memory_channel[FragmentEntry](math.inf)
+        again_to_handout, again = trio.open_memory_channel[FragmentEntry](math.inf)
+        to_intake, news = trio.open_memory_channel[News](math.inf)
+
+        async with trio.open_nursery() as watching, trio.open_nursery() as row:
+            watching.start_soon(
+                partial(upstream_stage.run, upstream=self._upstream, news=to_intake.clone())
+            )
+            for stage in (
+                partial(
+                    intake.run,
+                    news=news,
+                    to_download=to_download,
+                    to_settle=to_settle.clone(),
+                    stop=stop,
+                ),
+                partial(
+                    download.run,
+                    from_intake=admitted,
+                    to_handout=to_handout,
+                    to_settle=to_settle.clone(),
+                    stop=stop,
+                ),
+                partial(
+                    handout.run,
+                    from_download=ready,
+                    from_collect=done,
+                    from_settle=again,
+                    to_settle=to_settle.clone(),
+                    news=to_intake.clone(),
+                    killed=killed,
+                ),
+                partial(
+                    collect.run,
+                    partings=partings,
+                    to_upload=to_upload,
+                    to_handout=done_to_handout,
+                    to_settle=to_settle.clone(),
+                    killed=killed,
+                    stop=stop,
+                ),
+                partial(
+                    upload.run,
+                    from_collect=results,
+                    to_publish=to_publish,
+                    to_settle=to_settle.clone(),
+                ),
+                partial(publish.run, from_upload=parcels, to_settle=to_settle),
+            ):
+                row.start_soon(stage)
+            await settle.run(fallen=fallen, to_handout=again_to_handout, news=to_intake)
+            watching.cancel_scope.cancel("the row is over")
+
+    async def _look_once_more(self, broker: Broker, consumer: Consumer) -> None:
+        """See that the queue is still empty now that nothing is owed to it any more.
+
+        A quorum queue can drop an acknowledgement that was sent just before its channel was closed; what comes back of what we
+        have settled is recognised and acknowledged again.
+
+        Raises:
+            TransformationLost: fragments were undone when the transformation ended.
+            WorkLeft: something that was not worked here came to the queue.
+        """
+        if self._tally.given_back:
+            raise TransformationLost(
+                f"the transformation ended with {self._tally.given_back} fragments undone; they are back in the queue"
+            )
+        with trio.move_on_after(LAST_LOOK_DEADLINE):
+            while await consumer.reopen():
+                await consumer.resume()
+                for delivery in await consumer.receive():
+                    if not self._was_settled(delivery.body):
+                        raise WorkLeft(
+                            "messages came to the input queue after the transformation had been told to stop;"
+                            " they are left there"
+                        )
+                    broker.acknowledge(delivery)
+
+    def _was_settled(self, body: bytes) -> bool:
+        try:
+            return self._ledger.was_settled(decode_remote_fragment(body).metadata.fragment_id)
+        except MessageRefused:
+            return False

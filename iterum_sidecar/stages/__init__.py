@@ -1,0 +1,5 @@
+"""The rooms that a fragment walks through, a file each; none knows another.
+
+Each has one entry coroutine, `run`, that is given its ends of the channels and the ports that it uses, and returns
+when its work is over. `sidecar.py` is where they are joined.
+"""

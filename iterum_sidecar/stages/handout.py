@@ -1,0 +1,306 @@
+"""Handout: give ready fragments to the transformation's connections, one at a time to each, and say kill at the end.
+
+It lives until the ledger is empty, because a fragment whose transformation has died comes back to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.cargo import News, Parting
+from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCame
+from iterum_sidecar.framing import encode_frame
+from iterum_sidecar.ledger import State, Verdict
+from iterum_sidecar.messages import (
+    KILL_MESSAGE,
+    LocalFile,
+    LocalFragment,
+    LocalMetadata,
+    encode_message,
+)
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster
+    from iterum_sidecar.roster import Seat
+    from iterum_sidecar.unix_sockets import Listener, Peer
+
+__all__ = ["Handout"]
+
+_log = get_log(__name__)
+
+_KILL_FRAME = encode_frame(KILL_MESSAGE)
+
+#: Seconds between looks at whether the step is starved, or gone.
+TICK = 1.0
+#: The same once nothing new comes and only the end is waited for.
+LAST_TICK = 0.1
+#: Seconds without a hand-out or a done after which the done of a void hand-out is not waited for any longer.
+VOID_PATIENCE = 10.0
+#: Seconds between two lines about the same wait for the transformation.
+SAY_EVERY = 60.0
+#: Seconds that the kill message may take to leave when the program ends by an error.
+GOODBYE_DEADLINE = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    peer: Peer
+    seat: Seat[Any, Any]
+    killed: bool = False
+
+
+class Handout:
+    """The third stage, and the input socket's side of the transformation."""
+
+    def __init__(
+        self,
+        *,
+        listener: Listener,
+        ledger: FragmentLedger,
+        roster: FragmentRoster,
+        start_timeout: float,
+        return_timeout: float,
+    ) -> None:
+        self._listener = listener
+        self._ledger = ledger
+        self._roster = roster
+        self._start_timeout = start_timeout
+        self._return_timeout = return_timeout
+        self._connections: dict[Seat[Any, Any], _Connection] = {}
+        self._ever_connected = False
+        self._nothing_new = False
+        self._killing = False
+        self._kill_due = trio.Event()
+
+    # -- the input socket, served until the program ends
+
+    async def serve(self, to_collect: trio.MemorySendChannel[Parting]) -> None:
+        """Accept the transformation's input connections until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                peer = await self._listener.accept()
+                nursery.start_soon(self._attend, peer, to_collect)
+
+    async def _attend(self, peer: Peer, to_collect: trio.MemorySendChannel[Parting]) -> None:
+        """Look after one connection until either side closes it."""
+        seat = self._roster.sit()
+        connection = self._connections[seat] = _Connection(peer, seat)
+        if not self._ever_connected:
+            self._ever_connected = True
+            _log.info("the transformation is connected")
+        try:
+            if self._killing:
+                self._kill(connection)
+            self._dispatch()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.run_sender)
+                await self._until_closed(peer)
+                nursery.cancel_scope.cancel("the connection is closed")
+        finally:
+            peer.close()
+            del self._connections[seat]
+            held = self._roster.leave(seat)
+            if held:
+                to_collect.send_nowait(Parting(held, death=not connection.killed))
+
+    async def _until_closed(self, peer: Peer) -> None:
+        while True:
+            arrived = peer.receive_nowait()
+            if arrived is None:
+                await peer.wait_readable()
+                continue
+            if arrived:
+                _log.warning("breach: something was sent on an input connection; closing it")
+            return
+
+    async def say_kill(self) -> None:
+        """Say kill to every connection that has not heard it, and let it leave; for the program's end."""
+        self._killing = True
+        for connection in list(self._connections.values()):
+            self._kill(connection)
+        with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
+            for connection in list(self._connections.values()):
+                await connection.peer.flush()
+
+    # -- the stage
+
+    async def run(
+        self,
+        *,
+        from_download: trio.MemoryReceiveChannel[FragmentEntry],
+        from_collect: trio.MemoryReceiveChannel[FragmentEntry],
+        from_settle: trio.MemoryReceiveChannel[FragmentEntry],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+        news: trio.MemorySendChannel[News],
+        killed: trio.Event,
+    ) -> None:
+        """Hand out what comes; when no more comes and all is done, say kill, wait for the output to end, and give back the rest."""
+        self._to_settle = to_settle
+        with from_settle, to_settle, news:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_back, from_settle)
+                nursery.start_soon(self._take_ready, from_download)
+                nursery.start_soon(self._watch, news)
+                nursery.start_soon(self._say_kill_when_due, killed)
+                with from_collect:
+                    async for entry in from_collect:
+                        self._roster.done(entry, trio.current_time())
+                        self._dispatch()
+                        self._reconsider()
+                nursery.cancel_scope.cancel("the transformation's output has ended")
+            self._give_back_all()
+
+    async def _take_ready(self, from_download: trio.MemoryReceiveChannel[FragmentEntry]) -> None:
+        with from_download:
+            async for entry in from_download:
+                self._roster.add(entry)
+                self._dispatch()
+        self._nothing_new = True
+        if self._roster.closed:
+            self._give_back_all(but_out=True)
+        self._reconsider()
+
+    async def _take_back(self, from_settle: trio.MemoryReceiveChannel[FragmentEntry]) -> None:
+        async for entry in from_settle:
+            if entry.verdict is not Verdict.AGAIN:
+                continue  # it was given back while it was on its way here
+            if self._roster.closed:
+                self._give_back(entry)
+            else:
+                self._ledger.again(entry)
+                self._roster.add(entry)
+                self._dispatch()
+            self._reconsider()
+
+    def _dispatch(self) -> None:
+        for seat, entry in self._roster.assign(trio.current_time()):
+            self._ledger.hand_out(entry)
+            self._connections[seat].peer.send(encode_frame(_describe(entry)))
+
+    # -- the end
+
+    def _reconsider(self) -> None:
+        """Say kill if it is time: nothing new comes, all is handed out, and nothing is owed or the step starves.
+
+        On a drain what is not with the transformation does not count.
+        """
+        if not self._nothing_new or self._kill_due.is_set() or self._roster.waiting:
+            return
+        if self._roster.closed:
+            due = self._ledger.out() == 0 or self._is_starved()
+        else:
+            settled = len(self._ledger) == 0
+            due = self._ever_connected and (settled or self._is_starved())
+        if due:
+            self._kill_due.set()
+
+    async def _say_kill_when_due(self, killed: trio.Event) -> None:
+        await self._kill_due.wait()
+        self._killing = True
+        self._roster.take_back()
+        for connection in list(self._connections.values()):
+            self._kill(connection)
+        killed.set()
+
+    def _kill(self, connection: _Connection) -> None:
+        if not connection.killed:
+            connection.killed = True
+            connection.peer.send(_KILL_FRAME)
+
+    def _give_back_all(self, *, but_out: bool = False) -> None:
+        """Return to the queue what will not be worked here: everything, or what is not with the transformation."""
+        self._roster.take_back()
+        for entry in self._ledger:
+            if entry.state is not State.OUT or not but_out:
+                self._give_back(entry)
+
+    def _give_back(self, entry: FragmentEntry) -> None:
+        for fallen in self._ledger.give_back(entry):
+            self._to_settle.send_nowait(fallen)
+
+    # -- time
+
+    async def _watch(self, news: trio.MemorySendChannel[News]) -> None:
+        """Look every second whether the step is starved, whether it is there at all, and whether the end has come."""
+        absent_since = trio.current_time()
+        said = absent_since
+        while True:
+            await trio.sleep(LAST_TICK if self._nothing_new else TICK)
+            now = trio.current_time()
+            self._reconsider()
+            if self._roster.seats:
+                absent_since = said = now
+                self._feed(now, news)
+                continue
+            if self._ever_connected and not self._is_missed():
+                absent_since = now
+            elif not self._killing:
+                self._check_absence(now - absent_since)
+            if now - said >= SAY_EVERY:
+                said = now
+                _log.warning("waiting for the transformation", seconds=round(now - absent_since))
+
+    def _check_absence(self, absent: float) -> None:
+        if not self._ever_connected and absent >= self._start_timeout:
+            raise TransformationNeverCame(
+                f"the transformation did not connect to {self._listener.path} within {absent:.0f} s"
+                " (SIDECAR_TRANSFORMATION_START_TIMEOUT)"
+            )
+        if self._ever_connected and absent >= self._return_timeout:
+            raise TransformationLost(
+                f"the transformation left with {len(self._ledger)} fragments undone and did not return within"
+                f" {absent:.0f} s (SIDECAR_TRANSFORMATION_RETURN_TIMEOUT)"
+            )
+
+    def _is_missed(self) -> bool:
+        """Whether there is work for a transformation that has left."""
+        return bool(self._roster.waiting or len(self._ledger) or self._nothing_new)
+
+    def _is_starved(self) -> bool:
+        return self._roster.is_starved(trio.current_time(), self._unread())
+
+    def _unread(self) -> int:
+        return sum(connection.peer.unread() for connection in self._connections.values())
+
+    def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
+        """Give a starved step more, and take back from a slow connection what was given for that reason."""
+        roster = self._roster
+        for connection in self._connections.values():
+            if roster.judge_raise(connection.seat, now, connection.peer.unread()):
+                _log.info("a connection is slow, not gathering: one fragment at a time for it")
+        if self._killing or not self._is_starved():
+            return
+        if roster.idle_for(now) >= VOID_PATIENCE:
+            for entry in roster.void_held():
+                roster.done(entry, now)
+                for fallen in self._ledger.give_up_void(entry):
+                    self._to_settle.send_nowait(fallen)
+        if roster.waiting:
+            raised = roster.deepen(now)
+            self._dispatch()
+            for seat in raised:
+                seat.unread_after_raise = self._connections[seat].peer.unread()
+            if raised:
+                _log.info("the transformation gathers: more at a time", depth=raised[0].depth)
+        else:
+            news.send_nowait(News.STARVED)
+
+
+def _describe(entry: FragmentEntry) -> bytes:
+    """Return the message that hands a fragment to the transformation."""
+    message, workspace = entry.work.message, entry.work.workspace
+    if message is None or workspace is None:
+        raise AssertionError(f"{entry!r} has no files")
+    metadata = message.metadata
+    return encode_message(
+        LocalFragment(
+            [LocalFile(file.name, f"{workspace.path}/{file.name}") for file in message.files],
+            LocalMetadata(metadata.fragment_id, metadata.predecessors or [], metadata.custom),
+        )
+    )

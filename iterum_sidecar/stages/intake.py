@@ -1,0 +1,216 @@
+"""Intake: take deliveries from the input queue, hold them against the contract, and let them in.
+
+It also keeps the window (design, "The window of fragments in flight") and knows when the queue is at its end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from iterum_sidecar.cargo import FragmentCargo, News
+from iterum_sidecar.ledger import Admission, State
+from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from iterum_sidecar.brokers.port import Broker, Consumer
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger
+    from iterum_sidecar.telemetry.tally import Tally
+
+__all__ = ["ATTEMPTS_HEADER", "FIRST_WINDOW", "Intake"]
+
+_log = get_log(__name__)
+
+#: The header in which a fragment carries how often the transformation has died on it.
+ATTEMPTS_HEADER = "x-iterum-attempts"
+#: What a quorum queue counts by itself; deaths of connections count there too, so it makes a suspect at most.
+_ACQUIRED_HEADER = "x-acquired-count"
+
+#: The window when the operator set none: enough to keep 16 downloads and a connection busy.
+FIRST_WINDOW = 32
+LARGEST_WINDOW = 4096
+
+#: So many dead letters in a row, with nothing processed between, are taken for a fault of the world.
+DEAD_LETTERS_IN_A_ROW = 20
+#: Seconds of the pause after that; doubled each time.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+
+#: Seconds between looks at the queue once upstream is finished, if nothing happens here.
+_LOOK_EVERY = 1.0
+
+
+class Intake:
+    """The first stage. `window` is the count of fragments that may be in flight; it grows unless `fixed`."""
+
+    def __init__(
+        self,
+        *,
+        consumer: Consumer,
+        broker: Broker,
+        ledger: FragmentLedger,
+        tally: Tally,
+        window: int,
+        fixed: bool,
+        attempts_allowed: int,
+    ) -> None:
+        self._consumer = consumer
+        self._broker = broker
+        self._ledger = ledger
+        self._tally = tally
+        self._window = window
+        self._fixed = fixed
+        self._attempts_allowed = attempts_allowed
+        self._arrived: deque[Any] = deque()
+        """What was received and not looked at yet."""
+        self._finished = False
+        self._told_of_starvation = False
+
+    async def run(
+        self,
+        *,
+        news: trio.MemoryReceiveChannel[News],
+        to_download: trio.MemorySendChannel[FragmentEntry],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+        stop: trio.Event,
+    ) -> None:
+        """Let fragments in until the queue is at its end or `stop` is set; what had arrived by then is given back."""
+        self._to_download = to_download
+        self._to_settle = to_settle
+        with to_download, to_settle:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take)
+                nursery.start_soon(self._steer, news, nursery.cancel_scope)
+                await stop.wait()
+                nursery.cancel_scope.cancel("told to take nothing more")
+            for delivery in await self._consumer.stop():
+                self._broker.give_back(delivery)
+
+    async def _take(self) -> None:
+        arrived = self._arrived
+        pause = FIRST_PAUSE
+        try:
+            while True:
+                arrived.extend(await self._consumer.receive())
+                while arrived:
+                    if self._ledger.dead_letters_in_a_row < DEAD_LETTERS_IN_A_ROW:
+                        pause = FIRST_PAUSE
+                    else:
+                        _log.warning(
+                            "pausing: nothing but dead letters",
+                            in_a_row=self._ledger.dead_letters_in_a_row,
+                            pause_seconds=pause,
+                        )
+                        await trio.sleep(pause)
+                        pause = min(pause * 2, LONGEST_PAUSE)
+                    self._admit(arrived.popleft())
+        finally:
+            while arrived:
+                self._broker.give_back(arrived.popleft())
+
+    def _admit(self, delivery: Any) -> None:  # noqa: ANN401 - each broker has deliveries of its own
+        try:
+            message = decode_remote_fragment(delivery.body)
+        except MessageRefused as error:
+            self._refuse(delivery, str(error))
+            return
+        attempts = _count(delivery.headers, ATTEMPTS_HEADER)
+        signature = sorted((file.name, file.bucket, file.path) for file in message.files)
+        admission, entry = self._ledger.admit(
+            message.metadata.fragment_id,
+            signature,
+            delivery,
+            FragmentCargo(message),
+            attempts=attempts,
+            suspect=_count(delivery.headers, _ACQUIRED_HEADER) > 1,
+        )
+        if admission is Admission.NEW and entry is not None:
+            if attempts >= self._attempts_allowed:
+                reason = f"the transformation died on it ({attempts} attempts)"
+                for fallen in self._ledger.reject(entry, reason):
+                    self._to_settle.send_nowait(fallen)
+            else:
+                self._to_download.send_nowait(entry)
+        elif admission is Admission.SETTLED:
+            self._tally.repeated += 1
+            self._broker.acknowledge(delivery)
+        elif admission is Admission.JOINED:
+            self._tally.repeated += 1
+        else:
+            self._refuse(delivery, "another fragment of this ID, with other files, is in flight")
+
+    def _refuse(self, delivery: Any, reason: str) -> None:  # noqa: ANN401
+        entry = self._ledger.admit_unreadable(delivery, FragmentCargo(None), reason)
+        self._to_settle.send_nowait(entry)
+
+    async def _steer(self, news: trio.MemoryReceiveChannel[News], scope: trio.CancelScope) -> None:
+        """Act on what the stages behind tell: let the window grow, and find the end of the queue."""
+        while True:
+            item = None
+            with trio.move_on_after(_LOOK_EVERY if self._finished else float("inf")):
+                item = await news.receive()
+            if item is News.FINISHED:
+                self._finished = True
+                _log.info("upstream is finished")
+            starved = item is News.STARVED
+            if self._finished and await self._at_the_end(starved=starved):
+                scope.cancel("the queue is at its end")
+                return
+            if starved:
+                await self._grow()
+
+    async def _grow(self) -> None:
+        waiting = await self._consumer.waiting()
+        if self._fixed or self._window >= LARGEST_WINDOW:
+            if not self._told_of_starvation and waiting:
+                self._told_of_starvation = True
+                _log.warning(
+                    "the transformation waits for more fragments than may be in flight;"
+                    " raise MQ_PREFETCH_COUNT (prefetch_count of the step)",
+                    window=self._window,
+                    needed_at_least=self._window + 1,
+                )
+            return
+        if waiting:
+            increment = min(self._window, LARGEST_WINDOW - self._window)
+            await self._consumer.grow(increment)
+            self._window += increment
+            _log.info("the window grows: the transformation gathers", window=self._window)
+
+    async def _at_the_end(self, *, starved: bool) -> bool:
+        """Tell whether the queue is empty and nothing more is needed of it.
+
+        Either nothing is in flight; then it is looked at twice, the second time on a channel that owes nothing.
+        Or all that is in flight is with a starved transformation, which may hold an incomplete last batch.
+        """
+        ledger = self._ledger
+        if self._arrived:
+            return False
+        if len(ledger) == 0:
+            if await self._consumer.waiting() or len(ledger):
+                return False
+            if await self._consumer.reopen() == 0 and len(ledger) == 0:
+                return True
+            await self._consumer.resume()
+            return False
+        if not starved or any(entry.state not in {State.OUT, State.DONE} for entry in ledger):
+            return False
+        if await self._consumer.waiting():
+            return False
+        arrived = await self._consumer.stop()
+        if not arrived:
+            return True
+        for delivery in arrived:
+            self._admit(delivery)
+        await self._consumer.resume()
+        return False
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    value = headers.get(name, 0)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,98 @@
+"""Publish: put the description of a stored output on its queue, and its lineage on the lineage queue.
+
+Messages go out one behind the other without waiting; a second task waits for the broker's confirms, in the same order, and
+tells the ledger which outputs are safe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.brokers.port import MessageUnroutable
+from iterum_sidecar.brokers.publishing import RETRY_DELAY, publish_until_safe
+from iterum_sidecar.messages import encode_lineage
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from iterum_sidecar.brokers.port import Broker, Confirmation
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, Parcel
+    from iterum_sidecar.telemetry.tally import Tally
+
+__all__ = ["Publish"]
+
+_log = get_log(__name__)
+
+#: Outputs that are published and not confirmed. A broker confirms in a millisecond or two; at a thousand outputs a second
+#: a few dozen are on their way, and what goes beyond that is a broker that is busy, which more messages would not help.
+UNCONFIRMED = 512
+
+
+class Publish:
+    """The sixth stage. `lineage_queue` is None where lineage is off."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        ledger: FragmentLedger,
+        tally: Tally,
+        step: str,
+        lineage_queue: str | None,
+    ) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._tally = tally
+        self._step = step
+        self._lineage_queue = lineage_queue
+
+    async def run(
+        self,
+        *,
+        from_upload: trio.MemoryReceiveChannel[Parcel],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+    ) -> None:
+        """Publish every output that comes; return when no more come and all are confirmed."""
+        to_confirm, unconfirmed = trio.open_memory_channel[
+            tuple["Parcel", list[tuple[str, bytes, "Confirmation"]]]
+        ](UNCONFIRMED)
+        with from_upload, to_settle:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._confirm, unconfirmed, to_settle)
+                with to_confirm:
+                    async for parcel in from_upload:
+                        messages = [(parcel.queue, parcel.body)]
+                        if self._lineage_queue is not None:
+                            lineage = encode_lineage(self._step, parcel.body)
+                            messages.append((self._lineage_queue, lineage))
+                        sent = [
+                            (queue, body, await self._broker.publish(queue, body))
+                            for queue, body in messages
+                        ]
+                        await to_confirm.send((parcel, sent))
+
+    async def _confirm(
+        self,
+        unconfirmed: trio.MemoryReceiveChannel[
+            tuple[Parcel, list[tuple[str, bytes, Confirmation]]]
+        ],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+    ) -> None:
+        with unconfirmed:
+            async for parcel, sent in unconfirmed:
+                for queue, body, confirmation in sent:
+                    try:
+                        await confirmation.wait()
+                    except MessageUnroutable as error:
+                        await self._offer_again(queue, body, error)
+                self._tally.outputs += 1
+                for fallen in self._ledger.output_safe(parcel.output):
+                    to_settle.send_nowait(fallen)
+
+    async def _offer_again(self, queue: str, body: bytes, error: MessageUnroutable) -> None:
+        _log.warning(
+            "the broker did not take a message; offering it again", queue=queue, reason=str(error)
+        )
+        await trio.sleep(RETRY_DELAY)
+        await publish_until_safe(self._broker, queue, body)

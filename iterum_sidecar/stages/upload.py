@@ -1,0 +1,156 @@
+"""Upload: put the files of a result into the step's output bucket, and describe it as a remote fragment."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.cargo import Parcel
+from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
+from iterum_sidecar.stores.port import StoreError
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, OutputCargo
+    from iterum_sidecar.messages import LocalFile
+    from iterum_sidecar.store_faults import StoreFaults
+    from iterum_sidecar.stores.port import Store
+    from iterum_sidecar.telemetry.tally import Tally
+    from iterum_sidecar.volume import TakenFile, Volume
+
+__all__ = ["OBJECT_PREFIX", "Upload"]
+
+_log = get_log(__name__)
+
+#: Where Iterum's programs put step data (contract, section 4); the fragment's ID keeps equal names apart.
+OBJECT_PREFIX = "iterum_data/"
+
+#: Results that are stored at a time, and files of one result; the reasons are those of the downloads.
+RESULTS_AT_A_TIME = 16
+FILES_AT_A_TIME = 8
+
+
+class _ResultRefused(Exception):
+    """A result cannot be stored, by its own fault."""
+
+
+class Upload:
+    """The fifth stage."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        volume: Volume,
+        ledger: FragmentLedger,
+        faults: StoreFaults,
+        tally: Tally,
+        bucket: str,
+    ) -> None:
+        self._store = store
+        self._volume = volume
+        self._ledger = ledger
+        self._faults = faults
+        self._tally = tally
+        self._bucket = bucket
+
+    async def run(
+        self,
+        *,
+        from_collect: trio.MemoryReceiveChannel[OutputCargo],
+        to_publish: trio.MemorySendChannel[Parcel],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+    ) -> None:
+        """Store every result that comes; return when no more come."""
+        with from_collect, to_publish, to_settle:
+            async with trio.open_nursery() as nursery:
+                for _ in range(RESULTS_AT_A_TIME):
+                    nursery.start_soon(self._work, from_collect, to_publish, to_settle)
+
+    async def _work(
+        self,
+        from_collect: trio.MemoryReceiveChannel[OutputCargo],
+        to_publish: trio.MemorySendChannel[Parcel],
+        to_settle: trio.MemorySendChannel[FragmentEntry],
+    ) -> None:
+        async for cargo in from_collect:
+            try:
+                await self._put_all(cargo)
+            except _ResultRefused as refusal:
+                self._tally.refused_results += 1
+                for fallen in self._ledger.output_refused(cargo.output, str(refusal)):
+                    to_settle.send_nowait(fallen)
+                continue
+            finally:
+                for taken in cargo.files:
+                    self._volume.release(taken)
+            await to_publish.send(Parcel(cargo.output, cargo.queue, self._describe(cargo)))
+
+    async def _put_all(self, cargo: OutputCargo) -> None:
+        pairs = iter(list(zip(cargo.message.files, cargo.files, strict=True)))
+        prefix = f"{OBJECT_PREFIX}{cargo.output.output_id}/"
+        if len(cargo.files) == 1:
+            await self._put_some(prefix, pairs)
+            return
+        refusals: list[_ResultRefused] = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(FILES_AT_A_TIME, len(cargo.files))):
+                nursery.start_soon(
+                    partial(self._put_until_refused, prefix, pairs, refusals, nursery.cancel_scope)
+                )
+        if refusals:
+            raise refusals[0]
+
+    async def _put_until_refused(
+        self,
+        prefix: str,
+        pairs: Iterator[tuple[LocalFile, TakenFile]],
+        refusals: list[_ResultRefused],
+        scope: trio.CancelScope,
+    ) -> None:
+        try:
+            await self._put_some(prefix, pairs)
+        except _ResultRefused as refusal:
+            refusals.append(refusal)
+            scope.cancel("one file of the result cannot be stored")
+
+    async def _put_some(self, prefix: str, pairs: Iterator[tuple[LocalFile, TakenFile]]) -> None:
+        for file, taken in pairs:
+            await self._put(prefix + file.name, taken)
+            self._volume.release(taken)
+
+    async def _put(self, key: str, taken: TakenFile) -> None:
+        """Put one file, however long the store is away."""
+        while True:
+            try:
+                await self._store.put(self._bucket, key, taken.open(), taken.size)
+                break
+            except StoreError as error:
+                # Of our own bucket nothing is read, so a refusal of access always waits.
+                if await self._faults.is_its_own(error, reads_before=0):
+                    raise _ResultRefused(str(error)) from None
+        self._faults.succeeded()
+        self._tally.files_out += 1
+        self._tally.bytes_out += taken.size
+
+    def _describe(self, cargo: OutputCargo) -> bytes:
+        output_id = cargo.output.output_id
+        metadata = cargo.message.metadata
+        return encode_message(
+            RemoteFragment(
+                [
+                    RemoteFile(file.name, f"{OBJECT_PREFIX}{output_id}/{file.name}", self._bucket)
+                    for file in cargo.message.files
+                ],
+                RemoteMetadata(
+                    output_id,
+                    sorted(set(metadata.predecessors)),
+                    cargo.target_queue,
+                    metadata.custom,
+                ),
+            )
+        )

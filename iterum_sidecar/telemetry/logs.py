@@ -1,0 +1,116 @@
+"""Structured logs: one event a line, for people on a terminal and as JSON elsewhere.
+
+The severity names of the JSON form are those of Google Cloud Logging's `LogSeverity`, which other collectors read too.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+import msgspec
+
+__all__ = ["Log", "configure", "get_log"]
+
+_ROOT = "iterum_sidecar"
+#: A value longer than this many characters is cut: a line is for reading, and a peer's text may be of any length.
+_LONGEST_VALUE = 2000
+
+
+class Log:
+    """A named logger whose events carry fields: `log.info("dead letter", fragment_id=…, reason=…)`."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log what only someone who looks into one fragment's fate wants to see."""
+        self._emit(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log what an operator wants to see once."""
+        self._emit(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log what went wrong and is being dealt with."""
+        self._emit(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log what someone has to look at."""
+        self._emit(logging.ERROR, event, fields)
+
+    def exception(self, event: str, error: BaseException, **fields: object) -> None:
+        """Log a fault of our own, with its traceback."""
+        self._logger.log(logging.ERROR, event, exc_info=error, extra={"fields": fields})
+
+    def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, extra={"fields": fields})
+
+
+def get_log(name: str) -> Log:
+    """Return the log of a module; give it `__name__`."""
+    return Log(logging.getLogger(name))
+
+
+def configure(level: str, form: str, stream: TextIO | None = None, **constant: str) -> None:
+    """Write the sidecar's log to `stream` (standard error) from `level` on; `form` is auto, text or json.
+
+    `constant` fields (the step, the pipeline) are added to each line of the JSON form.
+    """
+    stream = sys.stderr if stream is None else stream
+    as_json = form == "json" or (form == "auto" and not stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_JsonFormatter(constant) if as_json else _TextFormatter())
+    logger = logging.getLogger(_ROOT)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return {
+        name: value[:_LONGEST_VALUE] if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, constant: dict[str, str]) -> None:
+        super().__init__()
+        self._constant = constant
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, fraction = divmod(record.created, 1)
+        line = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z",
+            "severity": record.levelname,
+            "message": record.getMessage(),
+            **self._constant,
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode(errors="replace")
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f"  {name}={_readable(value)}" for name, value in _fields(record).items())
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{moment} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str(value)
+    return repr(text) if " " in text or "\n" in text or text == "" else text

@@ -1,0 +1,49 @@
+"""What was processed, counted as it happens and told once at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Tally"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one life of the sidecar; bytes and files are those that were moved to or from the store."""
+
+    fragments: int = 0
+    """Fragments that were acknowledged as processed."""
+    outputs: int = 0
+    files_in: int = 0
+    bytes_in: int = 0
+    files_out: int = 0
+    bytes_out: int = 0
+    dead_letters: int = 0
+    refused_results: int = 0
+    late_results: int = 0
+    struck: int = 0
+    given_back: int = 0
+    repeated: int = 0
+    """Deliveries that came again and were not worked again."""
+
+    def summary(self, seconds: float) -> dict[str, float]:
+        """Return the fields of the last line of the log; what never happened is left out, but for the usual ones."""
+        usual = {
+            "fragments": self.fragments,
+            "outputs": self.outputs,
+            "files_in": self.files_in,
+            "bytes_in": self.bytes_in,
+            "files_out": self.files_out,
+            "bytes_out": self.bytes_out,
+            "dead_letters": self.dead_letters,
+            "seconds": round(seconds, 3),
+            "fragments_per_second": round(self.fragments / seconds, 1) if seconds > 0 else 0.0,
+        }
+        unusual = {
+            "refused_results": self.refused_results,
+            "late_results": self.late_results,
+            "struck": self.struck,
+            "given_back": self.given_back,
+            "repeated": self.repeated,
+        }
+        return usual | {name: number for name, number in unusual.items() if number}

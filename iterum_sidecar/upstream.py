@@ -1,0 +1,161 @@
+"""The upstream watch: who knows whether all earlier steps are finished, and how it is asked (contract, section 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+import msgspec
+import trio
+
+from iterum_sidecar.exit_codes import ManagerForgot
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ManagerWatch", "NoManager", "PretendedManager", "Upstream", "watch_for"]
+
+_log = get_log(__name__)
+
+#: Seconds between two questions.
+ASK_EVERY = 1.0
+#: Seconds that one question may take.
+ANSWER_DEADLINE = 10.0
+#: Seconds of 404 or 409, after it had answered, after which a manager has forgotten the pipeline (it keeps its state in memory).
+FORGOTTEN_AFTER = 600.0
+#: Seconds between two lines about a manager that does not answer.
+SAY_EVERY = 60.0
+#: The question at which a pretended manager says finished, as the Go sidecar has it.
+PRETENDED_QUESTIONS = 5
+
+
+class Upstream(Protocol):
+    """Someone who can tell that nothing new will be put on the input queue."""
+
+    async def wait_until_finished(self) -> None:
+        """Return when all earlier steps are finished.
+
+        Raises:
+            ManagerForgot: nobody will ever tell.
+        """
+        ...
+
+
+class NoManager:
+    """Nobody tells: the sidecar serves until it is told to stop."""
+
+    async def wait_until_finished(self) -> None:
+        """Never return."""
+        await trio.sleep_forever()
+
+
+class PretendedManager:
+    """What a MANAGER_URL that contains `dummy` stands for: finished at the fifth question."""
+
+    async def wait_until_finished(self) -> None:
+        """Return after as many questions as the Go sidecar would have asked."""
+        for _ in range(PRETENDED_QUESTIONS):
+            await trio.sleep(ASK_EVERY)
+
+
+class _Answer(msgspec.Struct):
+    finished: bool
+
+
+class ManagerWatch:
+    """Asks Iterum's manager once a second; `is_idle` tells whether nothing is in flight here."""
+
+    def __init__(
+        self, url: str, pipeline_hash: str, step: str, is_idle: Callable[[], bool]
+    ) -> None:
+        self._address = f"{url}/pipeline/{quote(pipeline_hash, safe='')}/{quote(step, safe='')}/upstream_finished"
+        self._is_idle = is_idle
+        self._answered = False
+        self._unknown_since: float | None = None
+        self._failing_since: float | None = None
+        self._said = -SAY_EVERY
+
+    async def wait_until_finished(self) -> None:
+        """Ask until the manager says so, however long it is away meanwhile.
+
+        Raises:
+            ManagerForgot: it had answered, has not known the pipeline for ten minutes, and nothing is in flight here.
+        """
+        # Imported once the sidecar is at work: it is the slowest import of all, and the first output does not need it.
+        httpx2 = await trio.to_thread.run_sync(_import_httpx2)
+
+        async with httpx2.AsyncClient(timeout=ANSWER_DEADLINE) as client:
+            while True:
+                try:
+                    response = await client.get(self._address)
+                except httpx2.HTTPError as error:
+                    self._failed(f"{type(error).__name__}: {error}")
+                else:
+                    if self._is_finished(response.status_code, response.content):
+                        return
+                await trio.sleep(ASK_EVERY)
+
+    def _is_finished(self, status: int, body: bytes) -> bool:
+        if status == 200:
+            try:
+                answer = msgspec.json.decode(body, type=_Answer)
+            except msgspec.DecodeError as error:
+                self._failed(f"an answer that cannot be read: {error}")
+                return False
+            self._succeeded()
+            return answer.finished
+        if status in {404, 409}:
+            self._does_not_know(status)
+        else:
+            self._failed(f"HTTP {status}")
+        return False
+
+    def _succeeded(self) -> None:
+        if self._failing_since is not None:
+            _log.info("the manager answers again")
+        self._answered = True
+        self._unknown_since = self._failing_since = None
+        self._said = -SAY_EVERY
+
+    def _does_not_know(self, status: int) -> None:
+        now = trio.current_time()
+        if self._unknown_since is None:
+            self._unknown_since = now
+        unknown = now - self._unknown_since
+        if self._answered and unknown >= FORGOTTEN_AFTER and self._is_idle():
+            raise ManagerForgot(
+                f"the manager has answered {status} for {unknown:.0f} s and knows this pipeline no longer"
+            )
+        self._failed(f"HTTP {status}: it does not know this pipeline", unknown=True)
+
+    def _failed(self, reason: str, *, unknown: bool = False) -> None:
+        if not unknown:
+            self._unknown_since = None
+        now = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._said >= SAY_EVERY:
+            self._said = now
+            _log.warning(
+                "the manager does not tell whether upstream is finished; asking on",
+                reason=reason,
+                seconds=round(now - self._failing_since),
+            )
+
+
+def watch_for(
+    manager_url: str, pipeline_hash: str, step: str, is_idle: Callable[[], bool]
+) -> Upstream:
+    """Return the watch that a MANAGER_URL asks for."""
+    if not manager_url:
+        return NoManager()
+    if "dummy" in manager_url:
+        return PretendedManager()
+    return ManagerWatch(manager_url, pipeline_hash, step, is_idle)
+
+
+def _import_httpx2():  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module has no better type than its own
+    import httpx2
+
+    return httpx2

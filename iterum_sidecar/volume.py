@@ -1,0 +1,354 @@
+"""The volume that the two containers share, and the sidecar's own directory in it.
+
+Nothing that a message says can lead out of it: names are walked component by component from an open directory, no
+symlink is followed, and what is opened is looked at again through its descriptor, so that a path swapped between the check
+and the use gains nothing. Only what is below the sidecar's own directory is ever removed unasked; a result's own path is
+removed only while it still leads to the file that was taken.
+
+    <volume>/.iterum-sidecar/fragments/<life>/<name>    input files, a directory for each fragment
+    <volume>/.iterum-sidecar/results/<number>           results held by a link instead of a descriptor
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Self
+
+__all__ = ["OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
+
+OWN_DIRECTORY = ".iterum-sidecar"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for its writer.
+_EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+#: The share of the allowed descriptors that results may hold; sockets and files being moved need the rest.
+_RESULTS_SHARE = 4
+
+
+class PathRefused(ValueError):
+    """A path of a result cannot be taken: it leads out of the volume, or to nothing that is a regular file."""
+
+
+class Workspace(NamedTuple):
+    """The directory of one fragment: its name among the others, and its path as both containers see it."""
+
+    name: str
+    path: str
+
+
+class TakenFile:
+    """A result's file, held so that it stays what it was when its frame was read.
+
+    Held by its descriptor, or, where too many are, by a link in the sidecar's own directory.
+    """
+
+    __slots__ = ("_descriptor", "_link", "_results", "identity", "path", "removable", "size")
+
+    def __init__(
+        self, descriptor: int, path: str, status: os.stat_result, *, removable: bool
+    ) -> None:
+        self._descriptor: int | None = descriptor
+        self._link: str | None = None
+        self._results = -1
+        self.path = path
+        """Relative to the volume."""
+        self.identity = (status.st_dev, status.st_ino)
+        self.size = status.st_size
+        self.removable = removable
+
+    def become_link(self, results: int, name: str) -> bool:
+        """Hold a link in the directory `results` instead of the descriptor; False where no link can be made."""
+        try:
+            os.link(
+                f"/proc/self/fd/{self._descriptor}", name, dst_dir_fd=results, follow_symlinks=True
+            )
+        except OSError:
+            return False
+        self.release()
+        self._results, self._link = results, name
+        return True
+
+    def open(self) -> int:
+        """Return a descriptor to read the file from; it is valid until `release`."""
+        if self._descriptor is None:
+            if self._link is None:
+                raise AssertionError(f"{self.path} was released")
+            self._descriptor = os.open(self._link, _EXISTING_FILE, dir_fd=self._results)
+        return self._descriptor
+
+    @property
+    def holds_descriptor(self) -> bool:
+        """Whether it counts against the limit of open files."""
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        """Let go of the file. Calling it again changes nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+        link, self._link = self._link, None
+        if link is not None:
+            os.unlink(link, dir_fd=self._results)
+
+
+class Volume:
+    """The shared volume, opened. Use as a context manager; leaving it removes everything of the sidecar's own."""
+
+    def __init__(self, root: str, *, protected: tuple[str, ...] = ()) -> None:
+        """Open `root` and clear what an earlier life left behind.
+
+        `protected` are directories, relative to the volume, whose files may be sent as results but are never removed.
+
+        Raises:
+            VolumeUnusable: the root is no directory, or the sidecar's own directory cannot be made in it.
+        """
+        self.root = root
+        self._prefixes = tuple(
+            dict.fromkeys((root.rstrip("/") or "/", os.path.abspath(root), os.path.realpath(root)))
+        )
+        self._protected = protected
+        self._lives = count(1)
+        self._links = count(1)
+        self._descriptors_held = 0
+        self._descriptors_allowed = _raise_descriptor_limit() // _RESULTS_SHARE
+        try:
+            self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise VolumeUnusable(
+                f"the volume {root} cannot be opened: {error.strerror}; DATA_VOLUME_PATH must name a directory"
+            ) from None
+        try:
+            self._own = self._make_directory(OWN_DIRECTORY, self._root)
+            self._fragments = self._make_empty_directory("fragments")
+            self._results = self._make_empty_directory("results")
+        except OSError as error:
+            raise VolumeUnusable(
+                f"{os.path.join(root, OWN_DIRECTORY)} cannot be made or cleared: {error.strerror}"
+                f" ({error.filename}); the sidecar must be able to write to the volume"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is the sidecar's own, and close the volume."""
+        for name, descriptor in (("fragments", self._fragments), ("results", self._results)):
+            os.close(descriptor)
+            _remove_tree(name, self._own)
+        os.close(self._own)
+        try:
+            os.rmdir(OWN_DIRECTORY, dir_fd=self._root)
+        except OSError as error:
+            # Something else has been put into it, which is not ours to remove.
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                raise
+        os.close(self._root)
+
+    # -- fragments
+
+    def make_workspace(self) -> Workspace:
+        """Make the directory of one fragment."""
+        name = format(next(self._lives), "x")
+        os.mkdir(name, dir_fd=self._fragments)
+        return Workspace(name, f"{self.root.rstrip('/')}/{OWN_DIRECTORY}/fragments/{name}")
+
+    def create_file(self, workspace: Workspace, name: str) -> int:
+        """Create a file of a fragment, its directories too, and return its descriptor for writing.
+
+        Raises:
+            OSError: a name longer than the file system takes (ENAMETOOLONG), a full disk.
+        """
+        if len(os.fsencode(workspace.path)) + 1 + len(os.fsencode(name)) > MAX_LOCAL_PATH_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+        *parents, last = name.split("/")
+        directory = os.open(workspace.name, _DIRECTORY, dir_fd=self._fragments)
+        try:
+            for parent in parents:
+                inner = self._make_directory(parent, directory)
+                os.close(directory)
+                directory = inner
+            return os.open(last, _NEW_FILE, 0o666, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+    def remove_workspace(self, workspace: Workspace, names: list[str]) -> None:
+        """Remove the directory of a fragment with everything in it; `names` are the files that we put there."""
+        try:
+            if len(names) == 1 and "/" not in names[0]:
+                directory = os.open(workspace.name, _DIRECTORY, dir_fd=self._fragments)
+                try:
+                    os.unlink(names[0], dir_fd=directory)
+                finally:
+                    os.close(directory)
+            os.rmdir(workspace.name, dir_fd=self._fragments)
+        except OSError:
+            # More or less in it than we put there: the transformation may do with its input what it likes.
+            _remove_tree(workspace.name, self._fragments)
+
+    # -- results
+
+    def take(self, path: str, allowed: Collection[str] = ()) -> TakenFile:
+        """Open the file that a result names and hold it.
+
+        `allowed` are the names of the workspaces whose files may be sent as results: those of its predecessors.
+
+        Raises:
+            PathRefused: it leads out of the volume, into what is ours, over a symlink, or to no regular file.
+        """
+        relative = self._relative(path)
+        if relative[0] == OWN_DIRECTORY and not (
+            len(relative) > 3 and relative[1] == "fragments" and relative[2] in allowed
+        ):
+            raise PathRefused(f"{path[:200]!r} belongs to the sidecar or to another fragment")
+        descriptor = self._open_beneath(relative, path)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise PathRefused(f"{path[:200]!r} is not a regular file")
+        joined = "/".join(relative)
+        removable = not any(joined.startswith(f"{directory}/") for directory in self._protected)
+        taken = TakenFile(descriptor, joined, status, removable=removable)
+        self._descriptors_held += 1
+        if self._descriptors_held > self._descriptors_allowed and taken.become_link(
+            self._results, format(next(self._links), "x")
+        ):
+            self._descriptors_held -= 1
+        return taken
+
+    def release(self, taken: TakenFile) -> None:
+        """Let go of a file that was taken."""
+        if taken.holds_descriptor and taken._link is None:
+            self._descriptors_held -= 1
+        taken.release()
+
+    def remove_result(self, taken: TakenFile) -> None:
+        """Remove a result's own path, if it still leads to the file that was taken."""
+        if not taken.removable:
+            return
+        *parents, last = taken.path.split("/")
+        try:
+            directory = self._walk(parents)
+        except OSError:
+            return
+        try:
+            status = os.stat(last, dir_fd=directory, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == taken.identity:
+                os.unlink(last, dir_fd=directory)
+        except OSError:
+            pass  # gone already, or not ours to remove: what matters is that it was taken
+        finally:
+            if directory != self._root:
+                os.close(directory)
+
+    def make_public_directory(self, relative: str) -> int:
+        """Make a directory that both containers use, with its parents, and return its descriptor.
+
+        Raises:
+            VolumeUnusable: something else is in its place.
+        """
+        directory = os.dup(self._root)
+        try:
+            for part in relative.split("/"):
+                inner = self._make_directory(part, directory)
+                os.close(directory)
+                directory = inner
+        except OSError as error:
+            os.close(directory)
+            raise VolumeUnusable(
+                f"the directory {relative} cannot be made in the volume {self.root}: {error.strerror}"
+            ) from None
+        return directory
+
+    # -- within
+
+    def _relative(self, path: str) -> list[str]:
+        for prefix in self._prefixes:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"/", ""}:
+                parts = [part for part in path[len(prefix) :].split("/") if part not in {"", "."}]
+                break
+        else:
+            raise PathRefused(f"{path[:200]!r} is outside the volume {self.root}")
+        if not parts or ".." in parts or "\0" in path:
+            raise PathRefused(f"{path[:200]!r} leads out of the volume")
+        return parts
+
+    def _open_beneath(self, parts: list[str], shown: str) -> int:
+        *parents, last = parts
+        try:
+            directory = self._walk(parents)
+            try:
+                # A device is recognised before it is opened: opening one can have effects.
+                if not stat.S_ISREG(os.stat(last, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise PathRefused(f"{shown[:200]!r} is not a regular file")
+                return os.open(last, _EXISTING_FILE, dir_fd=directory)
+            finally:
+                if directory != self._root:
+                    os.close(directory)
+        except OSError as error:
+            raise PathRefused(f"{shown[:200]!r} cannot be opened: {error.strerror}") from None
+
+    def _walk(self, parents: list[str]) -> int:
+        directory = self._root
+        for parent in parents:
+            try:
+                inner = os.open(parent, _DIRECTORY, dir_fd=directory)
+            finally:
+                if directory != self._root:
+                    os.close(directory)
+            directory = inner
+        return directory
+
+    def _make_directory(self, name: str, parent: int) -> int:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+
+    def _make_empty_directory(self, name: str) -> int:
+        try:
+            os.mkdir(name, dir_fd=self._own)
+        except FileExistsError:
+            _remove_tree(name, self._own)
+            os.mkdir(name, dir_fd=self._own)
+        return os.open(name, _DIRECTORY, dir_fd=self._own)
+
+
+def _remove_tree(name: str, parent: int) -> None:
+    """Remove a file or directory below `parent` and all that is in it, following nothing."""
+    import shutil
+
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+
+
+def _raise_descriptor_limit() -> int:
+    """Allow this process as many open files as it may have, and return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            return soft
+    return wanted
