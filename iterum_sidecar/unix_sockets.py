@@ -76,6 +76,7 @@ class Listener:
 
     async def accept(self) -> Peer:
         """Return the next connection."""
+        await trio.lowlevel.checkpoint()
         while True:
             try:
                 connection, _ = self._socket.accept()
@@ -87,7 +88,6 @@ class Listener:
                 _log.warning("cannot accept a connection", path=self.path, reason=str(error))
                 await trio.sleep(_NO_ROOM_PAUSE)
             else:
-                await trio.lowlevel.checkpoint()
                 return Peer(connection)
 
 

@@ -213,7 +213,8 @@ class AmqpConsumer:
                 self._consumers_ended.append(ended)
                 task_status.started()
                 while True:
-                    self._arrived += await consumer.receive_batch()
+                    batch = await consumer.receive_batch()
+                    self._arrived.extend(batch)
                     self._wakeup.set()
         except trio.EndOfChannel:
             ended.set()

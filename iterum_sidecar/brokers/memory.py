@@ -200,8 +200,8 @@ class MemoryBroker:
     async def consume(self, queue: str, window: int) -> AsyncIterator[MemoryConsumer]:
         """Take a place in the line of `queue`."""
         consumer = MemoryConsumer(self._queue(queue), window)
-        await consumer.resume()
         try:
+            await consumer.resume()
             yield consumer
         finally:
             consumer.close()

@@ -65,7 +65,7 @@ class Download:
         stop: trio.Event,
     ) -> None:
         """Make every fragment that comes ready, or dead-letter it; return when no more come, or when `stop` is set."""
-        with from_intake, to_handout, to_settle:
+        with to_handout, to_settle:
             async with trio.open_nursery() as outer:
                 outer.start_soon(_cancel_when, stop, outer.cancel_scope)
                 async with trio.open_nursery() as workers:

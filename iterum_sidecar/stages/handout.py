@@ -142,25 +142,23 @@ class Handout:
     ) -> None:
         """Hand out what comes; when no more comes and all is done, say kill, wait for the output to end, and give back the rest."""
         self._to_settle = to_settle
-        with from_settle, to_settle, news:
+        with to_settle, news:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_back, from_settle)
                 nursery.start_soon(self._take_ready, from_download)
                 nursery.start_soon(self._watch, news)
                 nursery.start_soon(self._say_kill_when_due, killed)
-                with from_collect:
-                    async for entry in from_collect:
-                        self._roster.done(entry, trio.current_time())
-                        self._dispatch()
-                        self._reconsider()
+                async for entry in from_collect:
+                    self._roster.done(entry, trio.current_time())
+                    self._dispatch()
+                    self._reconsider()
                 nursery.cancel_scope.cancel("the transformation's output has ended")
             self._give_back_all()
 
     async def _take_ready(self, from_download: trio.MemoryReceiveChannel[FragmentEntry]) -> None:
-        with from_download:
-            async for entry in from_download:
-                self._roster.add(entry)
-                self._dispatch()
+        async for entry in from_download:
+            self._roster.add(entry)
+            self._dispatch()
         self._nothing_new = True
         if self._roster.closed:
             self._give_back_all(but_out=True)

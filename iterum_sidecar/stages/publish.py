@@ -57,7 +57,7 @@ class Publish:
         to_confirm, unconfirmed = trio.open_memory_channel[
             tuple["Parcel", list[tuple[str, bytes, "Confirmation"]]]
         ](UNCONFIRMED)
-        with from_upload, to_settle:
+        with to_settle:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._confirm, unconfirmed, to_settle)
                 with to_confirm:
@@ -79,16 +79,15 @@ class Publish:
         ],
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
-        with unconfirmed:
-            async for parcel, sent in unconfirmed:
-                for queue, body, confirmation in sent:
-                    try:
-                        await confirmation.wait()
-                    except MessageUnroutable as error:
-                        await self._offer_again(queue, body, error)
-                self._tally.outputs += 1
-                for fallen in self._ledger.output_safe(parcel.output):
-                    to_settle.send_nowait(fallen)
+        async for parcel, sent in unconfirmed:
+            for queue, body, confirmation in sent:
+                try:
+                    await confirmation.wait()
+                except MessageUnroutable as error:
+                    await self._offer_again(queue, body, error)
+            self._tally.outputs += 1
+            for fallen in self._ledger.output_safe(parcel.output):
+                to_settle.send_nowait(fallen)
 
     async def _offer_again(self, queue: str, body: bytes, error: MessageUnroutable) -> None:
         _log.warning(

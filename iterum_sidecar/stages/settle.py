@@ -65,7 +65,7 @@ class Settle:
     ) -> None:
         """Carry out every verdict that comes; return when no more can come and all are carried out."""
         limiter = trio.CapacityLimiter(SLOW_VERDICTS)
-        with fallen, to_handout, news:
+        with to_handout, news:
             async with trio.open_nursery() as nursery:
                 async for entry in fallen:
                     if entry.state is State.CLOSED:

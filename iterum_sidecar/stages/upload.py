@@ -66,7 +66,7 @@ class Upload:
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
         """Store every result that comes; return when no more come."""
-        with from_collect, to_publish, to_settle:
+        with to_publish, to_settle:
             async with trio.open_nursery() as nursery:
                 for _ in range(RESULTS_AT_A_TIME):
                     nursery.start_soon(self._work, from_collect, to_publish, to_settle)

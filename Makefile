@@ -1,0 +1,44 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each makes its own environment and leaves no process behind.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo rabbitmq
+	$(BIN)/python -m demo
+
+test: $(VENV)/.dev rabbitmq
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8-async $$(find iterum_sidecar tests testbed benchmarks demo -name '*.py')
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev rabbitmq
+	$(BIN)/python -m benchmarks.journey --runs 3 --versus '$(BIN)/python -m benchmarks.floor'
+
+.PHONY: rabbitmq
+rabbitmq:
+	@testbed/ensure-rabbitmq
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("iterum_sidecar needs Python 3.11 or newer: make PYTHON=python3.11 …") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) || { echo "install venv for $(PYTHON) (Debian: python3-venv)"; exit 1; }
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	@echo "installing what the demo needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

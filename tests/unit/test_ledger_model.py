@@ -1,0 +1,302 @@
+"""The ledger against a naive model, by a Hypothesis state machine.
+
+The model keeps, for each life of a fragment, nothing but what has happened to it, in plain sets, and re-states the promises:
+nothing is acknowledged before everything that came of it is safe, nothing is stuck, nothing comes out under a second ID.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from iterum_sidecar.identity import OutputIdentity
+from iterum_sidecar.ledger import Admission, Entry, Ledger, Output, State, Verdict
+
+ATTEMPTS = 3
+IDS = [letter * 64 for letter in "abcdef"]
+TestEntry = Entry[int, None]
+TestOutput = Output[int, None]
+
+
+@dataclass(eq=False)
+class Life:
+    """What has happened to one life of a fragment."""
+
+    deliveries: list[int]
+    unsafe: set[str] = field(default_factory=set)
+    """Outputs that named it and are not safe."""
+    own: set[str] = field(default_factory=set)
+    """Outputs that came while it was handed out; others that name it are of an earlier life, or made up."""
+    handed_out: bool = False
+    void: bool = False
+    owed: int = 0
+    done: bool = False
+    refused: bool = False
+    blame: int = 0
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger: Ledger[int, None] = Ledger(
+            OutputIdentity("pipeline", "step"), attempts_allowed=ATTEMPTS
+        )
+        self.lives: dict[TestEntry, Life] = {}
+        self.pending: list[TestOutput] = []
+        self.fallen: list[TestEntry] = []
+        self.deliveries = 0
+        self.acknowledged: set[str] = set()
+        self.newest: dict[str, TestEntry] = {}
+        self.published: dict[str, tuple[object, ...]] = {}
+
+    # -- what the world does
+
+    @rule(fragment_id=st.sampled_from(IDS), other_files=st.booleans(), attempts=st.integers(0, 2))
+    def deliver(self, fragment_id: str, other_files: bool, attempts: int) -> None:
+        self.deliveries += 1
+        current = self.newest.get(fragment_id)
+        admission, entry = self.ledger.admit(
+            fragment_id, other_files, self.deliveries, None, attempts=attempts
+        )
+        if current is None:
+            if fragment_id in self.acknowledged:
+                assert admission is Admission.SETTLED
+                assert entry is None
+                return
+        elif not (current.verdict is Verdict.STRIKE and attempts >= current.attempts):
+            if current.signature == other_files:
+                assert (admission, entry) == (Admission.JOINED, current)
+                self.lives[current].deliveries.append(self.deliveries)
+            else:
+                assert (admission, entry) == (Admission.CONFLICT, None)
+            return
+        assert admission is Admission.NEW
+        assert entry is not None
+        self.newest[fragment_id] = entry
+        self.lives[entry] = Life([self.deliveries], blame=attempts)
+
+    @precondition(lambda self: self.having(State.WAITING))
+    @rule(data=st.data())
+    def ready(self, data: st.DataObject) -> None:
+        self.ledger.is_ready(data.draw(st.sampled_from(self.having(State.WAITING))))
+
+    @precondition(lambda self: self.having(State.WAITING))
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.having(State.WAITING)))
+        self.fall(self.ledger.reject(entry, "no such object"))
+        assert entry.verdict is Verdict.DEAD_LETTER or self.lives[entry].unsafe
+
+    @precondition(lambda self: self.having(State.READY))
+    @rule(data=st.data())
+    def hand_out(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.having(State.READY)))
+        life = self.lives[entry]
+        earlier = life.unsafe & life.own
+        assert not earlier, "handed out again before its earlier results were finished"
+        life.own.clear()
+        life.handed_out, life.void, life.refused = True, False, False
+        self.ledger.hand_out(entry)
+
+    @rule(
+        predecessors=st.lists(st.sampled_from(IDS), min_size=1, max_size=3),
+        name=st.sampled_from(["x", "y"]),
+        channel=st.sampled_from([None, "errors"]),
+    )
+    def result(self, predecessors: list[str], name: str, channel: str | None) -> None:
+        expected = {
+            entry
+            for entry in map(self.newest.get, set(predecessors))
+            if entry is not None and entry.verdict is None
+        }
+        output = self.ledger.take_result(predecessors, channel, [name])
+        if output.repeated:
+            first = next((each for each in self.pending if each.output_id == output.output_id), None)
+            if first is None:
+                assert any(output.output_id in entry.known_outputs for entry in expected)
+            else:
+                for entry in expected:
+                    self.lives[entry].unsafe.add(output.output_id)
+            return
+        assert set(output.entries) == expected
+        assert output.late == (not expected)
+        assert all(each.output_id != output.output_id for each in self.pending)
+        described = (tuple(sorted(set(predecessors))), channel, name)
+        assert self.published.setdefault(output.output_id, described) == described
+        for entry in expected:
+            self.lives[entry].unsafe.add(output.output_id)
+            if self.lives[entry].handed_out:
+                self.lives[entry].own.add(output.output_id)
+        self.pending.append(output)
+
+    @rule(predecessors=st.lists(st.sampled_from(IDS), min_size=1, max_size=3))
+    def refuse(self, predecessors: list[str]) -> None:
+        out = [
+            entry
+            for entry in map(self.newest.get, set(predecessors))
+            if entry is not None and entry.state is State.OUT
+        ]
+        assert self.ledger.refuse_result(predecessors, "outside the volume") == len(out)
+        for entry in out:
+            self.lives[entry].refused = True
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data(), safe=st.booleans())
+    def output_ends(self, data: st.DataObject, safe: bool) -> None:
+        output = data.draw(st.sampled_from(self.pending))
+        self.end_output(output, safe=safe)
+
+    def end_output(self, output: TestOutput, *, safe: bool) -> None:
+        self.pending.remove(output)
+        for entry in output.entries:
+            self.lives[entry].unsafe.discard(output.output_id)
+            self.lives[entry].refused |= not safe
+        self.fall(
+            self.ledger.output_safe(output)
+            if safe
+            else self.ledger.output_refused(output, "cannot be stored")
+        )
+
+    @rule(fragment_id=st.sampled_from(IDS))
+    def done(self, fragment_id: str) -> None:
+        current = self.newest.get(fragment_id)
+        entry, fallen = self.ledger.done(fragment_id)
+        if current is None or not self.lives[current].handed_out:
+            assert (entry, fallen) == (None, [])
+            return
+        assert entry is current
+        life = self.lives[current]
+        life.handed_out = False
+        if life.void:
+            pass
+        elif life.owed:
+            life.owed -= 1
+        else:
+            life.done = True
+        self.fall(fallen)
+
+    @rule()
+    def breach(self) -> None:
+        voided = self.ledger.breach("garbage")
+        out = [e for e, life in self.lives.items() if life.handed_out and not life.void]
+        assert set(voided) == set(out)
+        for entry in out:
+            self.lives[entry].void = True
+            self.lives[entry].blame += 1
+
+    @precondition(lambda self: self.having(State.OUT))
+    @rule(data=st.data())
+    def give_up_void(self, data: st.DataObject) -> None:
+        void = [entry for entry in self.having(State.OUT) if self.lives[entry].void]
+        if void:
+            entry = data.draw(st.sampled_from(void))
+            self.lives[entry].handed_out = False
+            self.lives[entry].owed += 1
+            self.fall(self.ledger.give_up_void(entry))
+
+    @precondition(lambda self: self.having(State.OUT))
+    @rule(data=st.data(), death=st.booleans())
+    def connection_closes(self, data: st.DataObject, death: bool) -> None:
+        held = data.draw(
+            st.lists(st.sampled_from(self.having(State.OUT)), min_size=1, max_size=3, unique=True)
+        )
+        for entry in held:
+            life = self.lives[entry]
+            life.handed_out = False
+            if death and len(held) == 1 and not life.void:
+                life.blame += 1
+        self.fall(self.ledger.connection_closed(held, death=death))
+        if death:
+            assert all(entry.suspect for entry in held)
+
+    @precondition(lambda self: self.open_without_verdict())
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.open_without_verdict()))
+        was_done = self.lives[entry].done
+        fallen = self.ledger.give_back(entry)
+        if was_done:
+            assert not fallen, "a fragment that is done is acknowledged, not given back"
+        else:
+            self.lives[entry].handed_out = False
+        self.fall(fallen)
+
+    @precondition(lambda self: self.fallen)
+    @rule(data=st.data())
+    def carry_out(self, data: st.DataObject) -> None:
+        self.carry(data.draw(st.sampled_from(self.fallen)))
+
+    def carry(self, entry: TestEntry) -> None:
+        self.fallen.remove(entry)
+        life = self.lives[entry]
+        assert not life.unsafe
+        if entry.verdict is Verdict.AGAIN:
+            self.ledger.again(entry)
+            return
+        assert entry.deliveries == life.deliveries
+        self.ledger.close(entry)
+        del self.lives[entry]
+        if self.newest.get(entry.fragment_id) is entry:
+            del self.newest[entry.fragment_id]
+        if entry.verdict is Verdict.ACKNOWLEDGE:
+            self.acknowledged.add(entry.fragment_id)
+
+    # -- what is promised
+
+    def fall(self, fallen: list[TestEntry]) -> None:
+        for entry in fallen:
+            life = self.lives[entry]
+            assert entry not in self.fallen, "its verdict fell twice"
+            assert not life.unsafe, "a verdict before all of its outputs are safe"
+            verdict = entry.verdict
+            if verdict is Verdict.ACKNOWLEDGE:
+                assert life.done
+                assert not life.refused
+            if verdict is Verdict.STRIKE:
+                assert 0 < life.blame < ATTEMPTS
+            if verdict in {Verdict.AGAIN, Verdict.STRIKE, Verdict.GIVE_BACK}:
+                assert not life.done
+            if life.done and (life.refused or life.blame >= ATTEMPTS > 0) and verdict is None:
+                raise AssertionError("no verdict")
+            self.fallen.append(entry)
+
+    def having(self, state: State) -> list[TestEntry]:
+        return [
+            entry for entry in self.lives if entry.state is state and entry.verdict is None
+        ]
+
+    def open_without_verdict(self) -> list[TestEntry]:
+        return [entry for entry in self.lives if entry.verdict is None]
+
+    @invariant()
+    def it_knows_what_is_open(self) -> None:
+        assert len(self.ledger) == len(self.lives)
+        assert set(self.ledger) == set(self.lives)
+        assert self.ledger.out() == sum(life.handed_out for life in self.lives.values())
+        for entry, life in self.lives.items():
+            assert entry.pending == len(life.unsafe)
+            assert entry.attempts == life.blame
+
+    def teardown(self) -> None:
+        """Whatever has happened: when the world goes on, everything that is open is settled in a few rounds."""
+        for _ in range(4 * ATTEMPTS + 20):
+            for output in list(self.pending):
+                self.end_output(output, safe=True)
+            for entry in list(self.fallen):
+                self.carry(entry)
+            for entry in self.having(State.WAITING):
+                self.ledger.is_ready(entry)
+            for entry in self.having(State.READY):
+                self.lives[entry].handed_out = True
+                self.lives[entry].void = self.lives[entry].refused = False
+                self.ledger.hand_out(entry)
+            for entry in self.having(State.OUT):
+                self.done(entry.fragment_id)
+        assert not self.lives, f"stuck: {list(self.lives)}"
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestLedger = LedgerMachine.TestCase
