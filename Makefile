@@ -15,7 +15,7 @@ test: $(VENV)/.dev rabbitmq
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/flake8-async $$(find iterum_sidecar tests testbed benchmarks demo -name '*.py')
+	$(BIN)/flake8-async --startable-in-context-manager=_run_channel,_run_consumer $$(find iterum_sidecar tests testbed benchmarks demo -name '*.py')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -164,6 +164,9 @@ class _Lineage(Struct):
     description: Raw
 
 
+#: RecursionError: a message that is nested deeper than Python's stack.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder()
 _remote_decoder = msgspec.json.Decoder(RemoteFragment)
 _result_decoder = msgspec.json.Decoder(Result)
@@ -191,7 +194,7 @@ def decode_remote_fragment(body: bytes) -> RemoteFragment:
     """
     try:
         fragment = _remote_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise MessageRefused(f"not a fragment: {error}") from None
     metadata = fragment.metadata
     if metadata.predecessors is None:
@@ -212,7 +215,7 @@ def decode_transformation_message(payload: bytes) -> Result | Done | Kill:
     """
     try:
         message = _classifier.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise MessageRefused(f"not a message: {error}") from None
     files = bytes(message.files)
     if files and files != b"null" and files.strip(b"[] \t\r\n"):
@@ -244,7 +247,7 @@ def _decode_result(payload: bytes) -> Result:
                 raise MessageRefused(
                     f"an output's name has at most {MAX_OUTPUT_NAME_BYTES} bytes - at `$.files[{number}].name`"
                 )
-    except (msgspec.ValidationError, MessageRefused) as error:
+    except (*_UNREADABLE, MessageRefused) as error:
         predecessors = _named_predecessors(payload)
         if not predecessors:
             raise MessageRefused(
@@ -257,7 +260,7 @@ def _decode_result(payload: bytes) -> Result:
 def _named_predecessors(payload: bytes) -> list[str]:
     try:
         named = _blame_decoder.decode(payload).metadata.predecessors or []
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return []
     return [each for each in named if is_fragment_id(each)]
 

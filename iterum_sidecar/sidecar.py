@@ -57,6 +57,8 @@ __all__ = ["Sidecar", "queues_of"]
 
 _log = get_log(__name__)
 
+#: Seconds that the kill message may take to leave when the program ends.
+GOODBYE_DEADLINE = 1.0
 #: Seconds that what came back to the queue after the end has to be recognised as settled.
 LAST_LOOK_DEADLINE = 10.0
 
@@ -103,6 +105,7 @@ class Sidecar:
         self._stop = trio.Event()
         self._scope = trio.CancelScope()
         self._at_work = False
+        self._aborted = False
 
     def drain(self) -> None:
         """Take nothing new, hand out nothing more, and finish what the transformation has, within the drain deadline."""
@@ -120,11 +123,13 @@ class Sidecar:
         if self._at_work:
             self._scope.deadline = trio.current_time() + seconds
         else:
+            self._aborted = True
             self._scope.cancel("told to stop before the work began")
 
     def abort(self) -> None:
         """End at once; what is in flight goes back to the queue."""
         self._stop.set()
+        self._aborted = True
         self._scope.cancel("told to end at once")
 
     async def run(self) -> None:
@@ -145,7 +150,7 @@ class Sidecar:
             )
             with self._scope:
                 await self._serve(volume, inputs, outputs)
-            if self._scope.cancelled_caught and self._scope.deadline < math.inf:
+            if self._scope.cancelled_caught and not self._aborted:
                 raise DrainDeadlinePassed(
                     f"{settings.drain_seconds:g} s were not enough to finish {len(self._ledger)} fragments"
                     " (SIDECAR_DRAIN_SECONDS); they go back to the queue"
@@ -177,7 +182,8 @@ class Sidecar:
                 controlled = True
             finally:
                 if controlled or self._stop.is_set() or settings.kill_on_error:
-                    await handout.say_kill()
+                    with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
+                        await handout.say_kill()
             around.cancel_scope.cancel("the work is over")
 
     async def _prepare_store(self, volume: Volume) -> None:

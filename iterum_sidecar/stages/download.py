@@ -135,21 +135,27 @@ class Download:
         try:
             while True:
                 reads_before = self._faults.reads(file.bucket)
-                try:
-                    size = await self._store.fetch(file.bucket, file.path, descriptor)
+                fetched = await self._try_to_fetch(file, descriptor)
+                if isinstance(fetched, int):
                     break
-                except StoreError as error:
-                    if await self._faults.is_its_own(error, reads_before=reads_before):
-                        raise _FragmentRefused(str(error)) from None
-                except OSError as error:
-                    raise _unusable(error) from None
+                if await self._faults.is_its_own(fetched, reads_before=reads_before):
+                    raise _FragmentRefused(str(fetched))
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
         finally:
             os.close(descriptor)
         self._faults.succeeded(file.bucket)
         self._tally.files_in += 1
-        self._tally.bytes_in += size
+        self._tally.bytes_in += fetched
+
+    async def _try_to_fetch(self, file: RemoteFile, descriptor: int) -> int | StoreError:
+        """Return the size of the object that is in the file now, or why it is not."""
+        try:
+            return await self._store.fetch(file.bucket, file.path, descriptor)
+        except StoreError as error:
+            return error
+        except OSError as error:
+            raise _unusable(error) from None
 
 
 async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:

@@ -44,8 +44,6 @@ LAST_TICK = 0.1
 VOID_PATIENCE = 10.0
 #: Seconds between two lines about the same wait for the transformation.
 SAY_EVERY = 60.0
-#: Seconds that the kill message may take to leave when the program ends by an error.
-GOODBYE_DEADLINE = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -124,9 +122,8 @@ class Handout:
         self._killing = True
         for connection in list(self._connections.values()):
             self._kill(connection)
-        with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
-            for connection in list(self._connections.values()):
-                await connection.peer.flush()
+        for connection in list(self._connections.values()):
+            await connection.peer.flush()
 
     # -- the stage
 
@@ -191,10 +188,10 @@ class Handout:
         if not self._nothing_new or self._kill_due.is_set() or self._roster.waiting:
             return
         if self._roster.closed:
-            due = self._ledger.out() == 0 or self._is_starved()
+            due = self._ledger.out() == 0 or self._may_hold_a_batch()
         else:
             settled = len(self._ledger) == 0
-            due = self._ever_connected and (settled or self._is_starved())
+            due = self._ever_connected and (settled or self._may_hold_a_batch())
         if due:
             self._kill_due.set()
 
@@ -262,6 +259,10 @@ class Handout:
 
     def _is_starved(self) -> bool:
         return self._roster.is_starved(trio.current_time(), self._unread())
+
+    def _may_hold_a_batch(self) -> bool:
+        """Whether only the kill message can bring out what the transformation still holds."""
+        return self._is_starved() and not self._roster.void_held()
 
     def _unread(self) -> int:
         return sum(connection.peer.unread() for connection in self._connections.values())

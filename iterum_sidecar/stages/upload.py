@@ -125,17 +125,20 @@ class Upload:
 
     async def _put(self, key: str, taken: TakenFile) -> None:
         """Put one file, however long the store is away."""
-        while True:
-            try:
-                await self._store.put(self._bucket, key, taken.open(), taken.size)
-                break
-            except StoreError as error:
-                # Of our own bucket nothing is read, so a refusal of access always waits.
-                if await self._faults.is_its_own(error, reads_before=0):
-                    raise _ResultRefused(str(error)) from None
+        while (failure := await self._try_to_put(key, taken)) is not None:
+            # Of our own bucket nothing is read, so a refusal of access always waits.
+            if await self._faults.is_its_own(failure, reads_before=0):
+                raise _ResultRefused(str(failure))
         self._faults.succeeded()
         self._tally.files_out += 1
         self._tally.bytes_out += taken.size
+
+    async def _try_to_put(self, key: str, taken: TakenFile) -> StoreError | None:
+        try:
+            await self._store.put(self._bucket, key, taken.open(), taken.size)
+        except StoreError as error:
+            return error
+        return None
 
     def _describe(self, cargo: OutputCargo) -> bytes:
         output_id = cargo.output.output_id

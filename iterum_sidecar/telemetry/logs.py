@@ -17,6 +17,10 @@ __all__ = ["Log", "configure", "get_log"]
 _ROOT = "iterum_sidecar"
 #: A value longer than this many characters is cut: a line is for reading, and a peer's text may be of any length.
 _LONGEST_VALUE = 2000
+_LONGEST_ITEM = 100
+_MOST_ITEMS = 10
+#: What some readers take for the end of a line, and JSON does not escape.
+_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 class Log:
@@ -74,10 +78,17 @@ def configure(level: str, form: str, stream: TextIO | None = None, **constant: s
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
-    return {
-        name: value[:_LONGEST_VALUE] if isinstance(value, str) else value
-        for name, value in fields.items()
-    }
+    return {name: _cut(value) for name, value in fields.items()}
+
+
+def _cut(value: object) -> object:
+    """Return a value short enough for a line; what is no number, text or list is shown as text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        few = [str(each)[:_LONGEST_ITEM] for each in value[:_MOST_ITEMS]]
+        return few if len(value) <= _MOST_ITEMS else [*few, f"and {len(value) - _MOST_ITEMS} more"]
+    return str(value)[:_LONGEST_VALUE]
 
 
 class _JsonFormatter(logging.Formatter):
@@ -96,7 +107,9 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode(errors="replace")
+        return (
+            msgspec.json.encode(line, enc_hook=str).decode(errors="replace").translate(_LINE_ENDS)
+        )
 
 
 class _TextFormatter(logging.Formatter):
@@ -113,4 +126,4 @@ def _readable(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     text = str(value)
-    return repr(text) if " " in text or "\n" in text or text == "" else text
+    return text if text and text.isprintable() and " " not in text else repr(text)

@@ -114,10 +114,11 @@ class StepConnection:
     async def send_result(
         self, predecessors: list[str], files: list[tuple[str, str]], **metadata: object
     ) -> None:
+        described: dict[str, object] = {"predecessors": predecessors, **metadata}
         await self.send(
             {
                 "files": [{"name": name, "path": path} for name, path in files],
-                "metadata": {"predecessors": predecessors, **metadata},
+                "metadata": described,
             }
         )
 

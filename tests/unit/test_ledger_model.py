@@ -114,7 +114,9 @@ class LedgerMachine(RuleBasedStateMachine):
         }
         output = self.ledger.take_result(predecessors, channel, [name])
         if output.repeated:
-            first = next((each for each in self.pending if each.output_id == output.output_id), None)
+            first = next(
+                (each for each in self.pending if each.output_id == output.output_id), None
+            )
             if first is None:
                 assert any(output.output_id in entry.known_outputs for entry in expected)
             else:
@@ -264,9 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.fallen.append(entry)
 
     def having(self, state: State) -> list[TestEntry]:
-        return [
-            entry for entry in self.lives if entry.state is state and entry.verdict is None
-        ]
+        return [entry for entry in self.lives if entry.state is state and entry.verdict is None]
 
     def open_without_verdict(self) -> list[TestEntry]:
         return [entry for entry in self.lives if entry.verdict is None]

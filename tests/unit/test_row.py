@@ -97,9 +97,7 @@ async def test_two_connections_share_the_fragments(autojump_clock: Clock) -> Non
 
 
 @pytest.mark.parametrize("prefetch", ["", "64"])
-async def test_a_step_that_gathers_gets_what_it_needs(
-    prefetch: str, autojump_clock: Clock
-) -> None:
+async def test_a_step_that_gathers_gets_what_it_needs(prefetch: str, autojump_clock: Clock) -> None:
     """50 at a time, with a last batch that is sent after the kill message."""
     batches: list[int] = []
 
@@ -125,7 +123,11 @@ async def test_a_step_that_gathers_gets_what_it_needs(
         await row.put(120)
         await row.run(gather)
         assert batches == [50, 50, 20]
-        assert sorted(len(each["metadata"]["predecessors"]) for each in row.outputs()) == [20, 50, 50]
+        assert sorted(len(each["metadata"]["predecessors"]) for each in row.outputs()) == [
+            20,
+            50,
+            50,
+        ]
         assert row.broker.messages(INPUT) == []
         assert row.left_on_volume() == []
         row.check_acknowledgements()
@@ -159,7 +161,9 @@ async def test_a_slow_step_is_not_flooded(autojump_clock: Clock) -> None:
         assert len(row.outputs()) == 12
 
 
-async def test_what_cannot_be_processed_is_a_dead_letter_and_stops_nothing(autojump_clock: Clock) -> None:
+async def test_what_cannot_be_processed_is_a_dead_letter_and_stops_nothing(
+    autojump_clock: Clock,
+) -> None:
     async with temporary_row() as row:
         await row.put(3)
         row.broker.put(INPUT, b"not JSON")
@@ -217,7 +221,9 @@ async def test_a_refused_result_makes_a_dead_letter_of_its_fragment(autojump_clo
         assert row.left_on_volume() == []
 
 
-async def test_a_breach_closes_its_connection_and_the_fragment_is_handed_out_again(autojump_clock: Clock) -> None:
+async def test_a_breach_closes_its_connection_and_the_fragment_is_handed_out_again(
+    autojump_clock: Clock,
+) -> None:
     seen: list[str] = []
 
     async def breaking(connection: StepConnection) -> None:
@@ -241,7 +247,9 @@ async def test_a_breach_closes_its_connection_and_the_fragment_is_handed_out_aga
         assert row.broker.messages(INPUT) == []
 
 
-async def test_a_transformation_that_dies_on_a_fragment_is_given_it_three_times(autojump_clock: Clock) -> None:
+async def test_a_transformation_that_dies_on_a_fragment_is_given_it_three_times(
+    autojump_clock: Clock,
+) -> None:
     """And its neighbours are all done."""
     lives: list[str] = []
 
@@ -277,15 +285,18 @@ async def test_a_transformation_that_dies_on_a_fragment_is_given_it_three_times(
         assert "died" in letter.headers["x-iterum-reason"]
 
 
-async def test_a_drain_gives_back_what_was_not_handed_out_and_finishes_the_rest(autojump_clock: Clock) -> None:
+async def test_a_drain_gives_back_what_was_not_handed_out_and_finishes_the_rest(
+    autojump_clock: Clock,
+) -> None:
     async with temporary_row() as row:
         handed: list[str] = []
-        may_go_on = trio.Event()
+        handed_out, may_go_on = trio.Event(), trio.Event()
 
         async def patient(connection: StepConnection) -> None:
             async for fragment in connection.fragments():
                 own = fragment["metadata"]["fragment_id"]
                 handed.append(own)
+                handed_out.set()
                 await may_go_on.wait()
                 await connection.result([own], own, b"x")
                 await connection.done(own)
@@ -296,8 +307,7 @@ async def test_a_drain_gives_back_what_was_not_handed_out_and_finishes_the_rest(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(row.run_step, patient)
             nursery.start_soon(sidecar.run)
-            while not handed:
-                await trio.sleep(0.01)
+            await handed_out.wait()
             sidecar.drain()
             await trio.testing.wait_all_tasks_blocked()
             assert len(row.broker.messages(INPUT)) == 9
@@ -307,7 +317,9 @@ async def test_a_drain_gives_back_what_was_not_handed_out_and_finishes_the_rest(
         row.check_acknowledgements()
 
 
-async def test_a_drain_that_takes_too_long_ends_and_acknowledges_nothing(autojump_clock: Clock) -> None:
+async def test_a_drain_that_takes_too_long_ends_and_acknowledges_nothing(
+    autojump_clock: Clock,
+) -> None:
     async def stuck(connection: StepConnection) -> None:
         async for _ in connection.fragments():
             await trio.sleep_forever()
@@ -319,10 +331,8 @@ async def test_a_drain_that_takes_too_long_ends_and_acknowledges_nothing(autojum
             nursery.start_soon(row.run_step, stuck)
             nursery.start_soon(_drain_after, sidecar.drain, 1.0)
             began = trio.current_time()
-            with pytest.raises(BaseExceptionGroup) as raised:
-                async with trio.open_nursery() as inner:
-                    inner.start_soon(sidecar.run)
-            assert raised.group_contains(DrainDeadlinePassed)
+            with pytest.raises(DrainDeadlinePassed):
+                await sidecar.run()
             assert 8 <= trio.current_time() - began < 9
             nursery.cancel_scope.cancel()
         assert len(row.broker.messages(INPUT)) == 3
@@ -337,13 +347,14 @@ async def _drain_after(drain, seconds: float) -> None:  # type: ignore[no-untype
 async def test_a_transformation_that_never_comes_ends_the_program(autojump_clock: Clock) -> None:
     async with temporary_row(SIDECAR_TRANSFORMATION_START_TIMEOUT="30") as row:
         await row.put(1)
-        with pytest.raises(BaseExceptionGroup) as raised:
+        with pytest.RaisesGroup(TransformationNeverCame, flatten_subgroups=True):
             await row.run()
-        assert raised.group_contains(TransformationNeverCame)
         assert len(row.broker.messages(INPUT)) == 1
 
 
-async def test_a_transformation_that_ends_with_a_fragment_undone_is_no_success(autojump_clock: Clock) -> None:
+async def test_a_transformation_that_ends_with_a_fragment_undone_is_no_success(
+    autojump_clock: Clock,
+) -> None:
     async def forgetful(connection: StepConnection) -> None:
         async for fragment in connection.fragments():
             own = fragment["metadata"]["fragment_id"]
@@ -353,9 +364,8 @@ async def test_a_transformation_that_ends_with_a_fragment_undone_is_no_success(a
 
     async with temporary_row() as row:
         await row.put(2)
-        with pytest.raises(BaseExceptionGroup) as raised:
+        with pytest.RaisesGroup(TransformationLost, flatten_subgroups=True):
             await row.run(forgetful)
-        assert raised.group_contains(TransformationLost)
         (left,) = row.broker.messages(INPUT)
         assert json.loads(left.body)["metadata"]["fragment_id"] == fragment_id(1)
 
@@ -369,9 +379,8 @@ async def test_a_kill_that_is_not_answered_ends_the_program_in_time(autojump_clo
     async with temporary_row(SIDECAR_KILL_TIMEOUT="40") as row:
         await row.put(1)
         began = trio.current_time()
-        with pytest.raises(BaseExceptionGroup) as raised:
+        with pytest.RaisesGroup(TransformationLost, flatten_subgroups=True):
             await row.run(deaf)
-        assert raised.group_contains(TransformationLost)
         assert 40 <= trio.current_time() - began < 45
 
 
@@ -411,7 +420,9 @@ async def test_config_files_appear_whole_and_hold_nothing_up(autojump_clock: Clo
         async def reading(connection: StepConnection) -> None:
             async for fragment in connection.fragments():
                 path = Path(connection.volume, "config", "model.bin")
-                while not path.exists():
+                for _ in range(100):
+                    if path.exists():
+                        break
                     await trio.sleep(0.1)
                 seen.append(path.read_bytes())
                 await connection.done(fragment["metadata"]["fragment_id"])

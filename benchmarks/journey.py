@@ -1,0 +1,133 @@
+"""Drive a sidecar through the loads and print what each took. See README.md.
+
+python -m benchmarks.journey [--load NAME] [--runs N] [--versus 'COMMAND'] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measure import LOADS, Load, Run, measure
+from testbed.object_stores import running_rclone
+from testbed.rabbitmq import RabbitMQMissing, running_rabbitmq
+
+MEMORY = Path("/dev/shm")
+HEADING = (
+    f"{'load':<10} {'command':<9} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
+    f" {'to first s':>10} {'to exit s':>9}  verified"
+)
+
+
+def middle(runs: list[Run]) -> Run:
+    """Return the median of each figure, and every fault of every run."""
+    return Run(
+        rate=statistics.median(run.rate for run in runs),
+        cpu=statistics.median(run.cpu for run in runs),
+        memory=round(statistics.median(run.memory for run in runs)),
+        first_output=statistics.median(run.first_output for run in runs),
+        end=statistics.median(run.end for run in runs),
+        faults=tuple(dict.fromkeys(fault for run in runs for fault in run.faults)),
+    )
+
+
+def row(load: str, command: str, run: Run) -> str:
+    """Return one line of the table."""
+    return (
+        f"{load:<10} {command:<9} {run.rate:>11,.0f} {run.cpu * 1000:>15.3f} {run.memory / 1e6:>8.1f}"
+        f" {run.first_output:>10.2f} {run.end:>9.2f}  {'; '.join(run.faults) or 'yes'}"
+    )
+
+
+def ratios(load: str, one: Run, other: Run) -> str:
+    """Return a line that says how the first command compares with the second."""
+    return (
+        f"{load:<10} {'ratio':<9} {one.rate / other.rate:>11.2f} {one.cpu / other.cpu:>15.2f}"
+        f" {one.memory / other.memory:>8.2f} {one.first_output / other.first_output:>10.2f}"
+        f" {one.end / other.end:>9.2f}"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.journey", description=__doc__)
+    parser.add_argument(
+        "--command",
+        default=shlex.join([sys.executable, "-m", "iterum_sidecar", "run"]),
+        help="the sidecar to measure (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--versus", help="another one, in turn with the first; ratios are printed too"
+    )
+    parser.add_argument(
+        "--load",
+        action="append",
+        choices=[load.name for load in LOADS],
+        help="a load to run (default: all; may be repeated)",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=1, help="runs of each load (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="a file for the figures of every run")
+    return parser.parse_args()
+
+
+def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[str, list[Run]]]:
+    """Run everything, printing as it goes; return all runs by load and command."""
+    commands = {"sidecar": options.command}
+    if options.versus:
+        commands["versus"] = options.versus
+    every: dict[str, dict[str, list[Run]]] = {}
+    with tempfile.TemporaryDirectory(
+        prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None
+    ) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with (
+            running_rabbitmq(directory / "rabbitmq") as broker,
+            running_rclone(directory / "objects") as store,
+        ):
+            print(HEADING)
+            for load in loads:
+                runs: dict[str, list[Run]] = {label: [] for label in commands}
+                for _ in range(options.runs):
+                    for label, command in commands.items():
+                        runs[label].append(measure(load, command, broker, store, directory))
+                medians = {label: middle(done) for label, done in runs.items()}
+                for label, median in medians.items():
+                    print(row(load.name, label, median), flush=True)
+                if options.versus:
+                    print(ratios(load.name, medians["sidecar"], medians["versus"]), flush=True)
+                every[load.name] = runs
+    return every
+
+
+def main() -> None:
+    """Run the loads that the command line asks for; end with 1 when something was not as it should be."""
+    options = arguments()
+    # So that everything is cleaned up when we are told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    loads = [load for load in LOADS if options.load is None or load.name in options.load]
+    try:
+        every = compare(options, loads)
+    except RabbitMQMissing as error:
+        raise SystemExit(str(error)) from None
+    if options.json:
+        figures = {
+            load: {label: [dataclasses.asdict(run) for run in done] for label, done in runs.items()}
+            for load, runs in every.items()
+        }
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if any(run.faults for runs in every.values() for run in runs["sidecar"]):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

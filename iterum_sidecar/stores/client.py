@@ -1,0 +1,280 @@
+"""Single requests to an S3 server: addressed, signed, sent, retried, and their failures told.
+
+What the requests are for is the business of `s3` and `multipart`.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
+
+import trio
+
+from .answers import error_of
+from .http1 import Answer, FileEnded, Request
+from .pool import DEFAULT_SIZE, Pool
+from .port import StoreError, StoreRefused, StoreUnavailable
+from .retries import RetryPolicy, http_date_seconds
+from .signature import EMPTY_SHA256, Signer, quote_key
+from .transport import CertificateRefused, TransportError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    from .http1 import Sink
+    from .signature import Credentials
+    from .transport import Deadlines
+
+__all__ = ["Addressing", "Client"]
+
+Addressing = Literal["path", "virtual"]
+
+# Up to this size a body is read into memory and leaves together with its head in one `send`: one
+# system call and one packet instead of two of each. Above it, the copy costs more than it saves.
+SINGLE_SEND: Final = 256 * 1024
+
+# Up to this size a file is hashed in place, at about 1 ms for a megabyte where the processor has
+# SHA instructions; a hop to a thread and back costs 0.1 ms, and the other tasks may wait 1 ms.
+HASH_INLINE: Final = 1024 * 1024
+
+# How many files are hashed at a time: it is work for the processor alone, and the pod has few.
+HASH_THREADS: Final = 2
+
+# S3's rules since 2018 are stricter (lower case, no `_`, 3 to 63 characters), but older buckets
+# live on and other stores never cared. These characters are those that need no quoting.
+_BUCKET_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "._-")
+_BUCKETS_MAX: Final = 512
+
+T = TypeVar("T")
+
+
+@final
+class Client:
+    """Sends signed requests to one endpoint.
+
+    Every method that sends does so once, raises a `StoreError` for every answer that is no success,
+    and lets `TransportError` through; `attempts` around it retries and turns those into
+    `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        credentials: Credentials,
+        *,
+        region: str = "us-east-1",
+        addressing: Addressing = "path",
+        ssl_context: ssl.SSLContext | None = None,
+        connections: int = DEFAULT_SIZE,
+        deadlines: Deadlines | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        if addressing not in ("path", "virtual"):
+            raise ValueError(f"addressing is 'path' or 'virtual', not {addressing!r}")
+        self.region = region
+        self.pool = Pool(host, port, ssl_context, size=connections, deadlines=deadlines)
+        self._addressing = addressing
+        name = f"[{host}]" if ":" in host else host
+        default_port = 80 if ssl_context is None else 443
+        self._authority = name if port == default_port else f"{name}:{port}"
+        self._signer = Signer(credentials, region)
+        self._retries = retries or RetryPolicy()
+        self._hashing = trio.CapacityLimiter(HASH_THREADS)
+        self._buckets: dict[str, tuple[str, str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._authority}, {self._signer!r}>"
+
+    def use(self, credentials: Credentials) -> None:
+        """Sign all further requests with other credentials."""
+        offset = self._signer.offset
+        self._signer = Signer(credentials, self.region)
+        self._signer.offset = offset
+
+    async def attempts(
+        self, what: str, bucket: str, key: str, attempt: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Call `attempt` until it succeeds, fails for good, or has been tried often enough.
+
+        Raises:
+            StoreError: one of its kinds, with `what` and the names in its message.
+        """
+        failures = 0
+        clock_set = False
+        while True:
+            failure: StoreError
+            cause: Exception | None = None
+            try:
+                return await attempt()
+            except TransportError as error:
+                failure = _failure_of(error, what, bucket, key)
+                cause = error
+            except StoreUnavailable as error:
+                failure = error
+            except StoreRefused as error:
+                # `_refuse` has set our clock by the server's. Once is enough to know if it helped.
+                if error.code != "RequestTimeTooSkewed" or clock_set:
+                    raise
+                clock_set = True
+                continue
+            failures += 1
+            pause = None
+            # An upload that is gone does not come back; all of it must be sent again.
+            if isinstance(failure, StoreUnavailable) and failure.code != "NoSuchUpload":
+                pause = self._retries.pause(failures, failure.retry_after)
+            if pause is None:
+                raise failure from cause
+            await trio.sleep(pause)
+
+    async def send(
+        self,
+        what: str,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: str = "",
+        data: bytes = b"",
+        *,
+        extra: tuple[tuple[str, str], ...] = (),
+        sink: Sink | None = None,
+        answer_seconds: float | None = None,
+    ) -> Answer:
+        """Send a request whose body is in memory, and return its answer, a success (2xx).
+
+        Raises:
+            StoreError, TransportError.
+            OSError: the sink could not write.
+        """
+        host, path = self._address(bucket, key)
+        # RFC 9110, section 8.6: a length belongs to a method that anticipates a body, 0 included.
+        unsigned = f"content-length: {len(data)}\r\n" if data or method in ("PUT", "POST") else ""
+        payload_hash = sha256(data).hexdigest() if data else EMPTY_SHA256
+        head = self._signer.head(method, host, path, query, payload_hash, extra, unsigned)
+        answer = await self.pool.exchange(
+            Request(
+                head + data,
+                sink=sink,
+                is_head=method == "HEAD",
+                answer_seconds=answer_seconds,
+            )
+        )
+        if not 200 <= answer.status < 300:
+            self._refuse(answer, what, bucket, key)
+        return answer
+
+    async def send_region(
+        self,
+        what: str,
+        bucket: str,
+        key: str,
+        query: str,
+        file: int,
+        offset: int,
+        size: int,
+    ) -> Answer:
+        """PUT `size` bytes of a file from `offset`, and return the answer, a success (2xx).
+
+        Raises:
+            StoreError, TransportError; StoreError with the code `FileShrank`.
+            OSError: the file could not be read.
+        """
+        try:
+            if size <= SINGLE_SEND:
+                data = _read(file, offset, size)
+                return await self.send(what, "PUT", bucket, key, query, data)
+            if size <= HASH_INLINE:
+                payload_hash = sha256(_read(file, offset, size)).hexdigest()
+            else:
+                payload_hash = await trio.to_thread.run_sync(
+                    _hash_region, file, offset, size, limiter=self._hashing
+                )
+            host, path = self._address(bucket, key)
+            head = self._signer.head(
+                "PUT", host, path, query, payload_hash, (), f"content-length: {size}\r\n"
+            )
+            request = Request(head, file=file, offset=offset, size=size)
+            answer = await self.pool.exchange(request)
+        except FileEnded as error:
+            raise StoreError(
+                f"{what} {bucket}/{key}: the file is shorter than announced, {error}",
+                bucket=bucket,
+                key=key,
+                code="FileShrank",
+            ) from None
+        if not 200 <= answer.status < 300:
+            self._refuse(answer, what, bucket, key)
+        return answer
+
+    def _refuse(self, answer: Answer, what: str, bucket: str, key: str) -> None:
+        """Raise the error that `answer` stands for; set the clock if the server finds it wrong."""
+        error = error_of(answer, what, bucket, key)
+        if error.code == "RequestTimeTooSkewed":
+            server = http_date_seconds(answer.header(b"date"))
+            if server is not None:
+                self._signer.offset = server - time.time()
+        raise error
+
+    def _address(self, bucket: str, key: str) -> tuple[str, str]:
+        """Return the Host header and the encoded path."""
+        host, prefix = self._buckets.get(bucket) or self._address_bucket(bucket)
+        if not key:
+            return host, prefix or "/"
+        try:
+            return host, f"{prefix}/{quote_key(key)}"
+        except UnicodeEncodeError:
+            raise StoreRefused(
+                f"the key {key!r} has no UTF-8 form", bucket=bucket, key=key, code="InvalidKey"
+            ) from None
+
+    def _address_bucket(self, bucket: str) -> tuple[str, str]:
+        # What is checked here keeps a name out of a message from changing the request: its host,
+        # its path, or (the empty name) whether it is about a bucket at all.
+        if not bucket.strip(".") or not _BUCKET_CHARACTERS.issuperset(bucket):
+            raise StoreRefused(
+                f"{bucket!r} is no bucket's name", bucket=bucket, code="InvalidBucketName"
+            )
+        if self._addressing == "path":
+            address = self._authority, f"/{bucket}"
+        else:
+            # Connections still lead to the endpoint, so that all buckets share them; stores tell
+            # their virtual hosts apart by this header alone.
+            address = f"{bucket}.{self._authority}", ""
+        if len(self._buckets) >= _BUCKETS_MAX:
+            self._buckets.clear()
+        self._buckets[bucket] = address
+        return address
+
+
+def _failure_of(error: TransportError, what: str, bucket: str, key: str) -> StoreError:
+    where = f"{bucket}/{key}" if key else bucket
+    kind = StoreRefused if isinstance(error, CertificateRefused) else StoreUnavailable
+    return kind(f"{what} {where}: {error}", bucket=bucket, key=key, code=error.code)
+
+
+def _read(file: int, offset: int, size: int) -> bytes:
+    data = os.pread(file, size, offset)
+    while len(data) < size:
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            raise FileEnded(f"{len(data)} of {size} bytes")
+        data += more
+    return data
+
+
+def _hash_region(file: int, offset: int, size: int) -> str:
+    digest = sha256()
+    buffer = memoryview(bytearray(HASH_INLINE))
+    done = 0
+    while done < size:
+        count = os.preadv(file, [buffer[: size - done]], offset + done)
+        if count == 0:
+            raise FileEnded(f"{done} of {size} bytes")
+        digest.update(buffer[:count])
+        done += count
+        trio.from_thread.check_cancelled()
+    return digest.hexdigest()

@@ -1,0 +1,406 @@
+"""The variables that the sidecar reads: what each is called, what it should be, and how it is read.
+
+`CONTRACT` are those of the wire contract's section 1, `EXTENSIONS` those beyond it. They are tables, so that the error for
+a wrong one, `docs/operating.md` and its test all say the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from iterum_sidecar.framing import DEFAULT_FRAME_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CONTRACT", "EXTENSIONS", "IterumConfig", "Secret", "Variable", "WrongValue"]
+
+_GO_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
+
+
+class Secret(str):
+    """A string that shows itself only where it is used: its `repr` is a row of stars."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Variable(NamedTuple):
+    """One variable: its name, the fields that it fills, how it is read, its default (None: required), and what it should be."""
+
+    name: str
+    fields: tuple[str, ...]
+    read: Callable[[str], Any]
+    default: str | None
+    expected: str
+
+    @property
+    def secret(self) -> bool:
+        """Whether a value that is wrong must not be repeated: it is a secret, or may hold one."""
+        return self.read in {_secret, _broker_url, _iterum_config}
+
+
+class WrongValue(ValueError):
+    """A value that is not what its variable should be."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _secret(value: str) -> Secret:
+    return Secret(value)
+
+
+def _socket_name(value: str) -> str:
+    if (
+        not value.endswith(".sock")
+        or value.startswith("/")
+        or "\0" in value
+        or ".." in value.split("/")
+    ):
+        raise WrongValue
+    return value
+
+
+def _relative_directory(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in {"", "."}]
+    if not parts or ".." in parts or "\0" in value:
+        raise WrongValue
+    return "/".join(parts)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", value) or not low <= int(value) <= high:
+            raise WrongValue
+        return int(value)
+
+    return read
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        raise WrongValue
+    return float(value)
+
+
+def _go_boolean(value: str) -> bool:
+    if value == "":
+        return False
+    try:
+        return _GO_BOOLEANS[value]
+    except KeyError:
+        raise WrongValue from None
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in choices:
+            raise WrongValue
+        return value
+
+    return read
+
+
+def _broker_url(value: str) -> Secret:
+    parts = urlsplit(value)
+    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+        raise WrongValue
+    _ = parts.port  # raises ValueError when it is no port
+    return Secret(value)
+
+
+def _store_address(value: str) -> tuple[str, int | None, bool | None]:
+    """Read `host:port` or a full URL; the port and the scheme are None where the value has none."""
+    parts = urlsplit(value if "://" in value else f"//{value}")
+    if (
+        parts.scheme not in {"", "http", "https"}
+        or not parts.hostname
+        or parts.path not in {"", "/"}
+    ):
+        raise WrongValue
+    if parts.query or parts.username is not None:
+        raise WrongValue
+    return parts.hostname, parts.port, {"": None, "http": False, "https": True}[parts.scheme]
+
+
+def _manager_url(value: str) -> Secret:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise WrongValue
+    _ = parts.port  # raises ValueError when it is no port
+    return Secret(value.rstrip("/"))
+
+
+class IterumConfig(Struct):
+    """As much of ITERUM_CONFIG as is the sidecar's; the rest is the user's own."""
+
+    queue_mapping: dict[str, str] | None = None
+    config_files: dict[str, str] | None = None
+    sidecar: dict[str, Any] = field(default_factory=dict)
+
+
+def _iterum_config(value: str) -> IterumConfig:
+    try:
+        config = msgspec.json.decode(value or "{}", type=IterumConfig)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise WrongValue(str(error)) from None
+    for name, file in (config.config_files or {}).items():
+        try:
+            _relative_directory(file)
+        except WrongValue:
+            raise WrongValue(f"config file {name!r} leads out of its directory") from None
+    return config
+
+
+CONTRACT: tuple[Variable, ...] = (
+    Variable(
+        "DATA_VOLUME_PATH", ("volume",), _text, None, "the directory that both containers share"
+    ),
+    Variable(
+        "TRANSFORMATION_STEP_INPUT",
+        ("input_socket",),
+        _socket_name,
+        None,
+        "a socket's name in the volume, ending in .sock",
+    ),
+    Variable(
+        "TRANSFORMATION_STEP_OUTPUT",
+        ("output_socket",),
+        _socket_name,
+        None,
+        "a socket's name in the volume, ending in .sock",
+    ),
+    Variable("ITERUM_NAME", ("step",), _text, None, "the name of this step"),
+    Variable("PIPELINE_HASH", ("pipeline_hash",), _text, None, "the hash of this pipeline run"),
+    Variable(
+        "ITERUM_CONFIG",
+        (),
+        _iterum_config,
+        "",
+        "a JSON object (queue_mapping, config_files, sidecar, keys of your own)",
+    ),
+    Variable(
+        "ITERUM_CONFIG_PATH",
+        ("config_directory",),
+        _relative_directory,
+        None,
+        "a directory for config files, relative to the volume",
+    ),
+    Variable(
+        "MANAGER_URL",
+        ("manager_url",),
+        _manager_url,
+        "",
+        "the http(s) URL of the manager; empty: none, serve until stopped",
+    ),
+    Variable(
+        "MQ_BROKER_URL",
+        ("broker_url",),
+        _broker_url,
+        None,
+        "amqp://user:password@host:port/vhost, or amqps://",
+    ),
+    Variable(
+        "MQ_INPUT_QUEUE",
+        ("input_queue",),
+        _text,
+        None,
+        "the name of the queue that this step reads",
+    ),
+    Variable(
+        "MQ_OUTPUT_QUEUE",
+        ("output_queue",),
+        _text,
+        None,
+        "the name of the queue that this step writes",
+    ),
+    Variable(
+        "MQ_PREFETCH_COUNT",
+        ("prefetch",),
+        _whole(0, 65_535),
+        "0",
+        "a whole number from 0 to 65535; empty or 0: found by itself",
+    ),
+    Variable(
+        "MINIO_URL", (), _store_address, None, "host:port of the object store, or its http(s) URL"
+    ),
+    Variable(
+        "MINIO_ACCESS_KEY",
+        ("store_access_key",),
+        _secret,
+        None,
+        "the access key of the object store",
+    ),
+    Variable(
+        "MINIO_SECRET_KEY",
+        ("store_secret_key",),
+        _secret,
+        None,
+        "the secret key of the object store",
+    ),
+    Variable(
+        "MINIO_USE_SSL",
+        (),
+        _go_boolean,
+        "",
+        "1 t T TRUE true True, or 0 f F FALSE false False; empty: false",
+    ),
+    Variable(
+        "MINIO_OUTPUT_BUCKET",
+        ("output_bucket",),
+        _text,
+        None,
+        "the bucket for this step's output; made if missing",
+    ),
+)
+
+EXTENSIONS: tuple[Variable, ...] = (
+    Variable(
+        "SIDECAR_ATTEMPTS",
+        ("attempts",),
+        _whole(1, 1000),
+        "3",
+        "a whole number from 1 to 1000: deaths of the transformation on one fragment before it is dead-lettered",
+    ),
+    Variable(
+        "SIDECAR_DRAIN_SECONDS",
+        ("drain_seconds",),
+        _seconds,
+        "25",
+        "seconds from SIGTERM or SIGINT to the forced end",
+    ),
+    Variable(
+        "SIDECAR_HANDOUT_DEPTH",
+        ("handout_depth",),
+        _whole(1, 4096),
+        "1",
+        "a whole number from 1 to 4096: fragments that one connection holds at a time",
+    ),
+    Variable(
+        "SIDECAR_FRAME_LIMIT",
+        ("frame_limit",),
+        _whole(1024, 2**31),
+        str(DEFAULT_FRAME_LIMIT),
+        "bytes, from 1024: the longest frame that the transformation may send",
+    ),
+    Variable(
+        "SIDECAR_KILL_TIMEOUT",
+        ("kill_timeout",),
+        _seconds,
+        "600",
+        "seconds that the transformation has to answer the kill message",
+    ),
+    Variable(
+        "SIDECAR_KILL_ON_ERROR",
+        ("kill_on_error",),
+        _go_boolean,
+        "true",
+        "a boolean: send the kill message when the sidecar ends with an error",
+    ),
+    Variable(
+        "SIDECAR_TRANSFORMATION_START_TIMEOUT",
+        ("transformation_start_timeout",),
+        _seconds,
+        "900",
+        "seconds to wait for the transformation's first connection",
+    ),
+    Variable(
+        "SIDECAR_TRANSFORMATION_RETURN_TIMEOUT",
+        ("transformation_return_timeout",),
+        _seconds,
+        "360",
+        "seconds to wait for a transformation that left with work unfinished",
+    ),
+    Variable(
+        "SIDECAR_SERVICE_TIMEOUT",
+        ("service_timeout",),
+        _seconds,
+        "0",
+        "seconds to wait for the broker or the store; 0: for ever",
+    ),
+    Variable(
+        "SIDECAR_S3_REGION", ("s3_region",), _text, "us-east-1", "the region of the object store"
+    ),
+    Variable(
+        "SIDECAR_S3_SESSION_TOKEN",
+        ("s3_session_token",),
+        _secret,
+        "",
+        "the session token that belongs to temporary credentials",
+    ),
+    Variable(
+        "SIDECAR_S3_ADDRESSING",
+        ("s3_addressing",),
+        _choice("path", "virtual"),
+        "path",
+        "path or virtual: where the bucket's name goes in a URL",
+    ),
+    Variable(
+        "SIDECAR_CA_FILE",
+        ("ca_file",),
+        _text,
+        "",
+        "a PEM file of the authorities that broker and store are verified by; empty: the system's",
+    ),
+    Variable(
+        "SIDECAR_CLIENT_CERTIFICATE",
+        ("client_certificate",),
+        _text,
+        "",
+        "a PEM file with the client's certificate and key, for broker and store",
+    ),
+    Variable(
+        "SIDECAR_QUEUE_DURABLE",
+        ("queue_durable",),
+        _go_boolean,
+        "false",
+        "a boolean: declare missing queues durable",
+    ),
+    Variable(
+        "SIDECAR_QUEUE_TYPE",
+        ("queue_type",),
+        _choice("classic", "quorum"),
+        "classic",
+        "classic or quorum: the type of queues declared here; quorum queues are durable",
+    ),
+    Variable(
+        "SIDECAR_LINEAGE",
+        ("lineage",),
+        _choice("queue", "off"),
+        "queue",
+        "queue or off: whether lineage messages are published",
+    ),
+    Variable(
+        "SIDECAR_FAIL_ON_DEAD_LETTERS",
+        ("fail_on_dead_letters",),
+        _go_boolean,
+        "false",
+        "a boolean: a finished step with dead letters ends with a code of its own",
+    ),
+    Variable(
+        "SIDECAR_LOG_LEVEL",
+        ("log_level",),
+        _choice("debug", "info", "warning", "error"),
+        "info",
+        "debug, info, warning or error",
+    ),
+    Variable(
+        "SIDECAR_LOG_FORMAT",
+        ("log_format",),
+        _choice("auto", "text", "json"),
+        "auto",
+        "auto (text on a terminal, else JSON), text or json",
+    ),
+)
