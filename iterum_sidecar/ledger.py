@@ -91,6 +91,7 @@ class Entry(Generic[DeliveryT, WorkT]):
         "reason",
         "signature",
         "state",
+        "striking",
         "suspect",
         "unsaved",
         "verdict",
@@ -115,8 +116,12 @@ class Entry(Generic[DeliveryT, WorkT]):
         """Whether `attempts` is more than the message in its queue says."""
         self.suspect = False
         """Whether it must be handed out alone, because it may have caused a death."""
+        self.striking = False
+        """Whether its hand-out was ended by a death, so that its count of attempts must be saved in the queue."""
         self.void = False
+        """Whether the done of its hand-out does not count."""
         self.owed = 0
+        """How many further dones do not count."""
         self._pending = 0
         self.known_outputs: set[str] = set()
         """The IDs of its outputs that are confirmed."""
@@ -253,7 +258,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         """A READY entry has gone to a connection; its ordinals begin (again)."""
         _expect(entry, State.READY)
         entry.state = State.OUT
-        entry.void = False
+        entry.void = entry.striking = False
         self._forget_ordinals(entry.fragment_id)
 
     def take_result(
@@ -353,7 +358,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
             elif death:
                 if not entry.void:
                     self._blame(entry, reason)
-                entry.void = False
+                entry.striking = True
             fallen += self._judge(entry)
         return fallen
 
@@ -442,7 +447,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
             return Verdict.DEAD_LETTER if entry.reason else Verdict.ACKNOWLEDGE
         if self._exhausted(entry):
             return Verdict.DEAD_LETTER
-        return Verdict.STRIKE if entry.unsaved and not entry.void else Verdict.AGAIN
+        return Verdict.STRIKE if entry.striking else Verdict.AGAIN
 
     def _next_ordinal(
         self, kind: tuple[object, ...], entries: Sequence[Entry[DeliveryT, WorkT]]

@@ -194,12 +194,12 @@ def decode_remote_fragment(body: bytes) -> RemoteFragment:
     """
     try:
         fragment = _remote_decoder.decode(body)
+        metadata = fragment.metadata
+        metadata.custom = _custom(metadata.custom)
     except _UNREADABLE as error:
         raise MessageRefused(f"not a fragment: {error}") from None
-    metadata = fragment.metadata
     if metadata.predecessors is None:
         metadata.predecessors = []
-    metadata.custom = _custom(metadata.custom)
     _check_names([file.name for file in fragment.files])
     for number, file in enumerate(fragment.files):
         _check_object(file, f"$.files[{number}]")
@@ -218,7 +218,7 @@ def decode_transformation_message(payload: bytes) -> Result | Done | Kill:
     except _UNREADABLE as error:
         raise MessageRefused(f"not a message: {error}") from None
     files = bytes(message.files)
-    if files and files != b"null" and files.strip(b"[] \t\r\n"):
+    if files and files != b"null" and not _is_empty_list(files):
         return _decode_result(payload)
     if isinstance(message.fragment_id, str) and len(message.fragment_id) == 64:
         return Done(message.fragment_id)
@@ -265,9 +265,17 @@ def _named_predecessors(payload: bytes) -> list[str]:
     return [each for each in named if is_fragment_id(each)]
 
 
+def _is_empty_list(value: bytes) -> bool:
+    return value[:1] == b"[" and not value[1:-1].strip()
+
+
 def _custom(custom: Raw) -> Raw:
-    """Keep the user's own metadata byte for byte; `null` is the same as none."""
-    return _NOTHING if bytes(custom) in {b"", b"null"} else custom
+    """Keep the user's own metadata byte for byte, which must be UTF-8; `null` is the same as none."""
+    value = bytes(custom)
+    if value in {b"", b"null"}:
+        return _NOTHING
+    value.decode()
+    return custom
 
 
 def _check_object(file: RemoteFile, where: str) -> None:

@@ -175,7 +175,7 @@ class Roster(Generic[DeliveryT, WorkT]):
             if seat.slow_since is not None and now - seat.slow_since < SLOW_AGAIN_AFTER:
                 continue
             if (seat.alone or len(seat.held) >= seat.depth) and seat.depth < MAX_DEPTH:
-                seat.depth *= 2
+                seat.depth = min(seat.depth * 2, MAX_DEPTH)
                 seat.raised_at = now
                 seat.alone = False
                 seat.gathers = True

@@ -50,10 +50,12 @@ class StoreFaults:
         self._output_bucket = output_bucket
         self._patience = patience
         self._reads: dict[str, int] = {}
+        self._made_in_vain = False
 
     def succeeded(self, bucket: str = "") -> None:
         """A request went well; `bucket` is named for a read of one of its objects."""
         self._patience.over()
+        self._made_in_vain = False
         if bucket:
             self._reads[bucket] = self._reads.get(bucket, 0) + 1
 
@@ -91,10 +93,16 @@ class StoreFaults:
         await self._patience.wait(reason)
 
     async def _make_own_bucket(self, error: StoreError) -> None:
+        refusal: StoreError | None = None
         try:
             await self._store.ensure_bucket(self._output_bucket)
-        except StoreError as refusal:
+        except StoreError as why:
+            refusal = why
+        if refusal is not None:
             await self._patience.wait(f"{error}; and it cannot be made: {refusal}")
+        elif self._made_in_vain:
+            await self._patience.wait(f"{error}; although it was made")
+        self._made_in_vain = True
 
     async def _check_own_bucket(self) -> None:
         try:

@@ -60,7 +60,7 @@ class Listener:
             self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
-            raise VolumeUnusable(f"cannot listen at {path}: {error.strerror}") from None
+            raise VolumeUnusable(f"cannot listen at {path}: {error.strerror or error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +99,7 @@ class Peer:
         self._socket = connection
         self._unsent: deque[memoryview] = deque()
         self._to_send = trio.Event()
+        self._sending = trio.Lock()
         self.closed = False
 
     # -- reading
@@ -159,19 +160,20 @@ class Peer:
 
     async def flush(self) -> None:
         """Return when everything has been sent, or the peer has closed."""
-        while self._unsent and not self.closed:
-            try:
-                await trio.lowlevel.wait_writable(self._socket)
-                sent = self._socket.send(self._unsent[0])
-            except BlockingIOError:
-                continue
-            except (OSError, trio.ClosedResourceError):
-                self._unsent.clear()
-                return
-            if sent == len(self._unsent[0]):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = self._unsent[0][sent:]
+        async with self._sending:
+            while self._unsent and not self.closed:
+                try:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    sent = self._socket.send(self._unsent[0])
+                except BlockingIOError:
+                    continue
+                except (OSError, trio.ClosedResourceError):
+                    self._unsent.clear()
+                    return
+                if sent == len(self._unsent[0]):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = self._unsent[0][sent:]
 
     def unread(self) -> int:
         """How much of what was sent the peer has not read, in the kernel's own measure (more than the bytes); 0 if all."""

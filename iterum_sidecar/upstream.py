@@ -102,7 +102,7 @@ class ManagerWatch:
         if status == 200:
             try:
                 answer = msgspec.json.decode(body, type=_Answer)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 self._failed(f"an answer that cannot be read: {error}")
                 return False
             self._succeeded()

@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
+from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Self
 
 __all__ = ["OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
+
+_log = get_log(__name__)
 
 OWN_DIRECTORY = ".iterum-sidecar"
 
@@ -53,7 +56,8 @@ class Workspace(NamedTuple):
 class TakenFile:
     """A result's file, held so that it stays what it was when its frame was read.
 
-    Held by its descriptor, or, where too many are, by a link in the sidecar's own directory.
+    Held by its descriptor, or, where too many are, by a link in the sidecar's own directory. A file that is written to in
+    place all the same is found out by `has_changed`.
     """
 
     __slots__ = ("_descriptor", "_link", "_results", "identity", "path", "removable", "size")
@@ -66,7 +70,7 @@ class TakenFile:
         self._results = -1
         self.path = path
         """Relative to the volume."""
-        self.identity = (status.st_dev, status.st_ino)
+        self.identity = _identity(status)
         self.size = status.st_size
         self.removable = removable
 
@@ -89,6 +93,10 @@ class TakenFile:
                 raise AssertionError(f"{self.path} was released")
             self._descriptor = os.open(self._link, _EXISTING_FILE, dir_fd=self._results)
         return self._descriptor
+
+    def has_changed(self) -> bool:
+        """Whether the file was written to since it was taken, as far as its size and time of change tell."""
+        return _identity(os.fstat(self.open())) != self.identity
 
     @property
     def holds_descriptor(self) -> bool:
@@ -123,6 +131,7 @@ class Volume:
         self._protected = protected
         self._lives = count(1)
         self._links = count(1)
+        self._told_of_left_overs = False
         self._descriptors_held = 0
         self._descriptors_allowed = _raise_descriptor_limit() // _RESULTS_SHARE
         try:
@@ -151,7 +160,7 @@ class Volume:
         """Remove what is the sidecar's own, and close the volume."""
         for name, descriptor in (("fragments", self._fragments), ("results", self._results)):
             os.close(descriptor)
-            _remove_tree(name, self._own)
+            self._remove_if_allowed(name, self._own)
         os.close(self._own)
         try:
             os.rmdir(OWN_DIRECTORY, dir_fd=self._root)
@@ -177,7 +186,9 @@ class Volume:
         """
         if len(os.fsencode(workspace.path)) + 1 + len(os.fsencode(name)) > MAX_LOCAL_PATH_BYTES:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
-        *parents, last = name.split("/")
+        *parents, last = parts = name.split("/")
+        if not {"", ".", ".."}.isdisjoint(parts):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
         directory = os.open(workspace.name, _DIRECTORY, dir_fd=self._fragments)
         try:
             for parent in parents:
@@ -200,7 +211,7 @@ class Volume:
             os.rmdir(workspace.name, dir_fd=self._fragments)
         except OSError:
             # More or less in it than we put there: the transformation may do with its input what it likes.
-            _remove_tree(workspace.name, self._fragments)
+            self._remove_if_allowed(workspace.name, self._fragments)
 
     # -- results
 
@@ -249,7 +260,7 @@ class Volume:
             return
         try:
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == taken.identity:
+            if _identity(status) == taken.identity:
                 os.unlink(last, dir_fd=directory)
         except OSError:
             pass  # gone already, or not ours to remove: what matters is that it was taken
@@ -277,6 +288,19 @@ class Volume:
         return directory
 
     # -- within
+
+    def _remove_if_allowed(self, name: str, parent: int) -> None:
+        """Remove a tree, or say once that it cannot be: what a root transformation wrote only root can remove."""
+        try:
+            _remove_tree(name, parent)
+        except OSError as error:
+            if not self._told_of_left_overs:
+                self._told_of_left_overs = True
+                _log.warning(
+                    "files in the sidecar's directory cannot be removed",
+                    file=error.filename,
+                    reason=error.strerror,
+                )
 
     def _relative(self, path: str) -> list[str]:
         for prefix in self._prefixes:
@@ -340,6 +364,10 @@ def _remove_tree(name: str, parent: int) -> None:
             os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         pass
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _raise_descriptor_limit() -> int:

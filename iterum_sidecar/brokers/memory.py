@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,6 +28,8 @@ class Message:
 
     body: bytes
     headers: dict[str, Any]
+    number: int
+    """Its place in the order of publishing."""
     redelivered: bool = False
 
 
@@ -57,6 +60,16 @@ class MemoryDelivery:
 class _Queue:
     messages: deque[Message] = field(default_factory=deque)
     consumers: deque[MemoryConsumer] = field(default_factory=deque)
+
+    def put_back(self, message: Message) -> None:
+        """Return a message to the place that it had."""
+        place = 0
+        for place, each in enumerate(self.messages):  # noqa: B007 - it is used after the loop
+            if each.number > message.number:
+                break
+        else:
+            place = len(self.messages)
+        self.messages.insert(place, message)
 
     def deliver(self) -> None:
         """Give out what can be given out, in turn."""
@@ -126,7 +139,7 @@ class MemoryConsumer:
         """Return an unsettled delivery to the front of its queue."""
         if self.settle(delivery):
             delivery.message.redelivered = True
-            self._queue.messages.appendleft(delivery.message)
+            self._queue.put_back(delivery.message)
 
     async def receive(self) -> list[MemoryDelivery]:
         """Return what has been delivered since the last call, at least one."""
@@ -186,6 +199,7 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
+        self._numbers = count()
 
     def messages(self, queue: str) -> list[Message]:
         """Return the messages that wait in a queue, oldest first, without taking them."""
@@ -219,7 +233,7 @@ class MemoryBroker:
     def put(self, queue: str, body: bytes, headers: Mapping[str, Any] | None = None) -> None:
         """Put a message on a queue, making the queue if need be."""
         target = self._queue(queue)
-        target.messages.append(Message(body, dict(headers or {})))
+        target.messages.append(Message(body, dict(headers or {}), next(self._numbers)))
         target.deliver()
 
     def acknowledge(self, delivery: MemoryDelivery) -> None:

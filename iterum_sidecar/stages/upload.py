@@ -129,6 +129,10 @@ class Upload:
             # Of our own bucket nothing is read, so a refusal of access always waits.
             if await self._faults.is_its_own(failure, reads_before=0):
                 raise _ResultRefused(str(failure))
+        if taken.has_changed():
+            raise _ResultRefused(
+                f"{taken.path} was written to after its frame had been sent; write each result to a path of its own"
+            )
         self._faults.succeeded()
         self._tally.files_out += 1
         self._tally.bytes_out += taken.size

@@ -86,9 +86,14 @@ def _cut(value: object) -> object:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, list | tuple):
-        few = [str(each)[:_LONGEST_ITEM] for each in value[:_MOST_ITEMS]]
+        few = [_text(each)[:_LONGEST_ITEM] for each in value[:_MOST_ITEMS]]
         return few if len(value) <= _MOST_ITEMS else [*few, f"and {len(value) - _MOST_ITEMS} more"]
-    return str(value)[:_LONGEST_VALUE]
+    return _text(value)[:_LONGEST_VALUE]
+
+
+def _text(value: object) -> str:
+    """Return a value as text that can be encoded: a file's name may hold anything."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 class _JsonFormatter(logging.Formatter):
@@ -101,15 +106,13 @@ class _JsonFormatter(logging.Formatter):
         line = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z",
             "severity": record.levelname,
-            "message": record.getMessage(),
+            "message": _text(record.getMessage()),
             **self._constant,
             **_fields(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return (
-            msgspec.json.encode(line, enc_hook=str).decode(errors="replace").translate(_LINE_ENDS)
-        )
+        return msgspec.json.encode(line, enc_hook=str).decode().translate(_LINE_ENDS)
 
 
 class _TextFormatter(logging.Formatter):

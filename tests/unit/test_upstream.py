@@ -22,7 +22,7 @@ from iterum_sidecar.upstream import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from trio.testing import MockClock
 
@@ -30,6 +30,17 @@ FINISHED = (200, b'{"finished": true}')
 NOT_YET = (200, b'{"finished": false}')
 UNKNOWN = (404, b"")
 FAULT = (409, b'{"message":"inner fault"}')
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import the HTTP client in this thread: the clock jumps while another one works."""
+
+    async def run_here(function: Callable[[], object]) -> object:
+        await trio.lowlevel.checkpoint()
+        return function()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
 
 
 @dataclass
