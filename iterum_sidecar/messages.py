@@ -6,6 +6,7 @@ key are the same where a peer writes either. What is refused says where and why 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -302,19 +303,26 @@ def _check_names(names: list[str]) -> None:
         problem = _name_problem(name)
         if problem:
             raise MessageRefused(f"{problem} - at `$.files[{number}].name`")
-    taken: set[str] = set()
-    for number, name in enumerate(names):
-        if name in taken:
-            raise MessageRefused(f"two files are named {name[:80]!r} - at `$.files[{number}].name`")
-        taken.add(name)
-    for number, name in enumerate(names):
-        parent, slash, _ = name.rpartition("/")
-        while slash:
-            if parent in taken:
-                raise MessageRefused(
-                    f"{parent[:80]!r} is a file and a directory of {name[:80]!r} - at `$.files[{number}].name`"
-                )
-            parent, slash, _ = parent.rpartition("/")
+    if len(names) > 1:
+        _check_names_together(names)
+
+
+def _check_names_together(names: list[str]) -> None:
+    """See that no name is another's, or a directory of another's.
+
+    Sorted with a slash behind each, whatever begins with a name follows it at once; so neighbours tell.
+    """
+    ordered = sorted(f"{name}/" for name in names)
+    for first, second in pairwise(ordered):
+        if second.startswith(first):
+            pair = first[:-1], second[:-1]
+            number = max(number for number, name in enumerate(names) if name in pair)
+            raise MessageRefused(
+                f"two files are named {pair[0][:80]!r} - at `$.files[{number}].name`"
+                if first == second
+                else f"{pair[0][:80]!r} is a file and a directory of {pair[1][:80]!r}"
+                f" - at `$.files[{number}].name`"
+            )
 
 
 def _is_plain(name: str) -> bool:

@@ -123,6 +123,8 @@ def _broker_url(value: str) -> Secret:
 
 def _store_address(value: str) -> tuple[str, int | None, bool | None]:
     """Read `host:port` or a full URL; the port and the scheme are None where the value has none."""
+    if not re.fullmatch(r"[A-Za-z0-9._:/\[\]-]+", value):
+        raise WrongValue
     parts = urlsplit(value if "://" in value else f"//{value}")
     if (
         parts.scheme not in {"", "http", "https"}

@@ -99,9 +99,9 @@ class TakenFile:
         return _identity(os.fstat(self.open())) != self.identity
 
     @property
-    def holds_descriptor(self) -> bool:
-        """Whether it counts against the limit of open files."""
-        return self._descriptor is not None
+    def is_link(self) -> bool:
+        """Whether it is held by a link, which does not count against the limit of open files."""
+        return self._link is not None
 
     def release(self) -> None:
         """Let go of the file. Calling it again changes nothing."""
@@ -132,6 +132,7 @@ class Volume:
         self._lives = count(1)
         self._links = count(1)
         self._told_of_left_overs = False
+        self._held: set[TakenFile] = set()
         self._descriptors_held = 0
         self._descriptors_allowed = _raise_descriptor_limit() // _RESULTS_SHARE
         try:
@@ -157,7 +158,9 @@ class Volume:
         self.close()
 
     def close(self) -> None:
-        """Remove what is the sidecar's own, and close the volume."""
+        """Let go of all that is held, remove what is the sidecar's own, and close the volume."""
+        for taken in tuple(self._held):
+            self.release(taken)
         for name, descriptor in (("fragments", self._fragments), ("results", self._results)):
             os.close(descriptor)
             self._remove_if_allowed(name, self._own)
@@ -236,18 +239,19 @@ class Volume:
         joined = "/".join(relative)
         removable = not any(joined.startswith(f"{directory}/") for directory in self._protected)
         taken = TakenFile(descriptor, joined, status, removable=removable)
-        self._descriptors_held += 1
-        if self._descriptors_held > self._descriptors_allowed and taken.become_link(
+        if self._descriptors_held < self._descriptors_allowed or not taken.become_link(
             self._results, format(next(self._links), "x")
         ):
-            self._descriptors_held -= 1
+            self._descriptors_held += 1
+        self._held.add(taken)
         return taken
 
     def release(self, taken: TakenFile) -> None:
-        """Let go of a file that was taken."""
-        if taken.holds_descriptor and taken._link is None:
-            self._descriptors_held -= 1
-        taken.release()
+        """Let go of a file that was taken. Calling it again changes nothing."""
+        if taken in self._held:
+            self._held.discard(taken)
+            self._descriptors_held -= not taken.is_link
+            taken.release()
 
     def remove_result(self, taken: TakenFile) -> None:
         """Remove a result's own path, if it still leads to the file that was taken."""

@@ -121,6 +121,15 @@ async def test_messages_given_back_one_after_the_other_keep_their_order() -> Non
         assert in_queue(broker) == [(b"1", True), (b"2", True), (b"3", True), (b"4", False)]
 
 
+async def test_a_message_given_back_takes_the_place_that_it_had() -> None:
+    broker = broker_with(b"1", b"2", b"3", b"4")
+    async with broker.consume("in", 3) as consumer:
+        first, second, third = await consumer.stop()
+        for delivery in (third, first, second):
+            broker.give_back(delivery)
+        assert [body for body, _ in in_queue(broker)] == [b"1", b"2", b"3", b"4"]
+
+
 async def test_stop_returns_what_was_not_received_and_lets_the_rest_be_acknowledged() -> None:
     broker = broker_with(b"1", b"2")
     async with broker.consume("in", 5) as consumer:

@@ -103,6 +103,7 @@ def test_the_volume_may_itself_be_a_symlink_and_be_named_either_way(
         "/etc/passwd",
         "{root}-other/secret",
         "{root}other",
+        "{root}output/cat.jpg",
         "output/cat.jpg",
         "",
         "/",

@@ -161,6 +161,26 @@ def test_release_may_be_called_again(volume: Volume, cat: Path) -> None:
         taken.open()
 
 
+@pytest.mark.parametrize("text", ["newer cat", "cut", ""])
+def test_a_taken_file_tells_that_it_was_written_over(volume: Volume, cat: Path, text: str) -> None:
+    taken = volume.take(str(cat))
+    os.pread(taken.open(), 10, 0)
+    assert not taken.has_changed()
+    cat.write_text(text)
+    os.utime(cat, ns=(1, 1))
+    assert taken.has_changed()
+    volume.release(taken)
+
+
+def test_a_result_that_became_a_link_has_not_changed_by_that(narrow: Volume, cat: Path) -> None:
+    with narrow:
+        taken = [narrow.take(str(cat)) for _ in range(5)]
+        assert taken[-1].is_link
+        assert not any(each.has_changed() for each in taken)
+        for each in taken:
+            narrow.release(each)
+
+
 # -- many results
 
 
@@ -197,7 +217,7 @@ def test_the_path_of_a_result_that_became_a_link_is_removed_too(
     with narrow:
         held = [narrow.take(str(cat)) for _ in range(3)]
         linked = narrow.take(str(cat))
-        assert not linked.holds_descriptor
+        assert linked.is_link
         narrow.remove_result(linked)
         assert not cat.exists()
         assert read(linked) == "cat"
