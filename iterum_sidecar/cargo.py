@@ -7,7 +7,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from iterum_sidecar.ledger import Entry, Ledger, Output
+    from iterum_sidecar.entries import Entry, Output
+    from iterum_sidecar.ledger import Ledger
     from iterum_sidecar.messages import RemoteFragment, Result
     from iterum_sidecar.roster import Roster
     from iterum_sidecar.volume import TakenFile, Workspace

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iterum_sidecar.ledger import Entry
+    from iterum_sidecar.entries import Entry
 
 __all__ = ["STARVED_AFTER", "Roster", "Seat"]
 

@@ -1,7 +1,7 @@
 """The variables that the sidecar reads: what each is called, what it should be, and how it is read.
 
 `CONTRACT` are those of the wire contract's section 1, `EXTENSIONS` those beyond it. They are tables, so that the error for
-a wrong one, `docs/operating.md` and its test all say the same.
+a wrong one, `docs/operating.md` and its test all say the same; which is also why this file is long.
 """
 
 from __future__ import annotations

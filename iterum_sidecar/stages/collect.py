@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.cargo import OutputCargo
+from iterum_sidecar.entries import State
 from iterum_sidecar.exit_codes import TransformationLost
 from iterum_sidecar.framing import FrameReader, FrameTooLong
-from iterum_sidecar.ledger import State
 from iterum_sidecar.messages import (
     Done,
     MessageRefused,

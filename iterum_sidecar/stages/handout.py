@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.cargo import News, Parting
+from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCame
 from iterum_sidecar.framing import encode_frame
-from iterum_sidecar.ledger import State, Verdict
 from iterum_sidecar.messages import (
     KILL_MESSAGE,
     LocalFile,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from iterum_sidecar.cargo import FragmentCargo, News
-from iterum_sidecar.ledger import Admission, State
+from iterum_sidecar.entries import Admission, State
 from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
 from iterum_sidecar.telemetry.logs import get_log
 

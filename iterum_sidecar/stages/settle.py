@@ -13,7 +13,7 @@ import trio
 
 from iterum_sidecar.brokers.publishing import publish_until_safe
 from iterum_sidecar.cargo import News
-from iterum_sidecar.ledger import State, Verdict
+from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:

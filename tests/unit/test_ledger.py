@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from iterum_sidecar import ledger as ledger_module
+from iterum_sidecar.entries import Admission, Entry, State, Verdict
 from iterum_sidecar.identity import OutputIdentity
-from iterum_sidecar.ledger import Admission, Entry, Ledger, State, Verdict
+from iterum_sidecar.ledger import Ledger
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 FILES = ["some files"]

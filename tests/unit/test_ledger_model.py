@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from iterum_sidecar.entries import Admission, Entry, Output, State, Verdict
 from iterum_sidecar.identity import OutputIdentity
-from iterum_sidecar.ledger import Admission, Entry, Ledger, Output, State, Verdict
+from iterum_sidecar.ledger import Ledger
 
 ATTEMPTS = 3
 IDS = [letter * 64 for letter in "abcdef"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iterum_sidecar.ledger import Entry
+from iterum_sidecar.entries import Entry
 from iterum_sidecar.roster import MAX_DEPTH, SLOW_AGAIN_AFTER, STARVED_AFTER, Roster, Seat
 
 TestEntry = Entry[int, None]
