@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEFAULT_FRAME_LIMIT", "FrameReader", "FrameTooLong", "encode_frame"]
+__all__ = [
+    "DEFAULT_FRAME_LIMIT",
+    "FRAME_LENGTH_SIZE",
+    "FrameReader",
+    "FrameTooLong",
+    "encode_frame",
+]
 
 #: A description of 20,000 files with long names is about 6 MiB; RabbitMQ 4 refuses messages over 16 MiB.
 DEFAULT_FRAME_LIMIT = 16 * 1024 * 1024
 
 _LENGTH = struct.Struct("<I")
+FRAME_LENGTH_SIZE = _LENGTH.size
 
 
 class FrameTooLong(ValueError):

@@ -1,10 +1,10 @@
 """Who of the transformation's connections holds what, and who gets the next fragment.
 
 Plain data like the ledger: no I/O, no task; the time is told by whoever asks. A connection holds one fragment
-at a time, which is what makes a step safe that writes every result to one path (contract, section 7). The
-depth is raised for a step that gathers: it has read all that it was sent and for a second has finished none,
-while fragments are ready for it. If nothing of what it then gets is read, it was slow and not gathering: its
-depth goes back to one and is left there. What a gathering connection has learned stays.
+at a time, which is what makes a step safe that writes every result to one path (contract, section 7). The depth is
+raised only for a step that gathers: it has finished none for a second, and *waits for input*. Whether it does is found out by
+an announcement: the length of the next frame is sent, and not the fragment. A step that reads that length waits in its
+read, so the rest follows and the depth doubles. One that is busy does not read it; the rest follows when its done has come, as it would have anyway.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ __all__ = ["STARVED_AFTER", "Roster", "Seat"]
 
 #: Seconds without a hand-out or a done, everything read, after which a step is starved (design, the window).
 STARVED_AFTER = 1.0
-#: Seconds after which a connection that was found slow may be tried with more again: a verdict that
-#: was wrong (a gathering step that paused) must not strand its fragments for ever.
-SLOW_AGAIN_AFTER = 60.0
 #: The highest depth; the window of fragments in flight ends there too.
 MAX_DEPTH = 4096
 
@@ -40,10 +37,8 @@ class Seat(Generic[DeliveryT, WorkT]):
     held: list[Entry[DeliveryT, WorkT]] = field(default_factory=list)
     alone: bool = False
     """Whether it holds a suspect, beside which it gets nothing."""
-    raised_at: float | None = None
-    """When its depth was raised, until it is known whether it read what it got by that."""
-    unread_after_raise: int = 0
-    slow_since: float | None = None
+    announced: Entry[DeliveryT, WorkT] | None = None
+    """The entry that it gets next, because the length of its frame has been sent."""
     gathers: bool = False
     """Whether starvation has shown that it needs several at once; suspects are then no exception."""
     listed: bool = True
@@ -82,6 +77,7 @@ class Roster(Generic[DeliveryT, WorkT]):
         """A connection has gone; returns what it held."""
         self._seats.remove(seat)
         seat.depth = 0
+        self._withdraw(seat)
         held, seat.held = seat.held, []
         for entry in held:
             del self._seat_of[entry]
@@ -99,7 +95,6 @@ class Roster(Generic[DeliveryT, WorkT]):
             return
         seat.held.remove(entry)
         seat.alone = False
-        seat.raised_at = None
         self._clear_suspect(entry)
         self._moved_at = now
         self._list(seat)
@@ -129,6 +124,8 @@ class Roster(Generic[DeliveryT, WorkT]):
     def take_back(self) -> list[Entry[DeliveryT, WorkT]]:
         """Hand out nothing more; returns what was ready and will not be handed out."""
         self.closed = True
+        for seat in self._seats:
+            self._withdraw(seat)
         left = [*self._suspects, *self._ready]
         self._suspects.clear()
         self._ready.clear()
@@ -148,8 +145,9 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     @property
     def waiting(self) -> int:
-        """How many entries are ready and not handed out."""
-        return len(self._ready) + len(self._suspects)
+        """How many entries are ready and not handed out; those that are announced count."""
+        announced = sum(seat.announced is not None for seat in self._seats)
+        return len(self._ready) + len(self._suspects) + announced
 
     def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
         """The entries whose hand-out is void, and whose done may never come."""
@@ -168,38 +166,49 @@ class Roster(Generic[DeliveryT, WorkT]):
         """
         return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
 
-    def deepen(self, now: float) -> list[Seat[DeliveryT, WorkT]]:
-        """The step is starved and entries are ready: raise the depth of the connections that may gather."""
-        raised = []
-        for seat in self._seats:
-            if seat.slow_since is not None and now - seat.slow_since < SLOW_AGAIN_AFTER:
-                continue
-            if (seat.alone or len(seat.held) >= seat.depth) and seat.depth < MAX_DEPTH:
-                seat.depth = min(seat.depth * 2, MAX_DEPTH)
-                seat.raised_at = now
-                seat.alone = False
-                seat.gathers = True
-                self._suspect_out = None
-                self._list(seat)
-                raised.append(seat)
-        return raised
+    def announce(self) -> list[tuple[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]]]:
+        """The step is starved: return what is to be announced to each connection that has no room.
 
-    def judge_raise(self, seat: Seat[DeliveryT, WorkT], now: float, unread: int) -> bool:
-        """Tell, a second after its depth was raised, whether a connection is slow: it has read nothing of what it got.
-
-        `unread` is what the connection has not read now; `seat.unread_after_raise` what it was right after the raise.
+        The seat gets that entry next, whether the announcement is read (`announcement_read`) or a done comes first.
         """
-        if seat.raised_at is None or now - seat.raised_at < STARVED_AFTER:
-            return False
-        seat.raised_at = None
-        if not 0 < seat.unread_after_raise <= unread:
-            return False
-        seat.slow_since = now
-        seat.depth = 1
-        seat.gathers = False
-        return True
+        announced = []
+        for seat in self._seats:
+            if self.closed or seat.announced or seat.depth >= MAX_DEPTH or seat.has_room():
+                continue
+            entry = self._take_ready(suspects=seat.alone or seat.gathers)
+            if entry is None:
+                continue
+            seat.announced = entry
+            announced.append((seat, entry))
+        return announced
+
+    def announcement_read(self, seat: Seat[DeliveryT, WorkT]) -> None:
+        """A connection has read its announcement: it gathers, so its depth doubles, and suspects are no exception there."""
+        seat.depth = min(seat.depth * 2, MAX_DEPTH)
+        seat.alone = False
+        seat.gathers = True
+        self._suspect_out = None
+        self._list(seat)
+
+    def _withdraw(self, seat: Seat[DeliveryT, WorkT]) -> None:
+        """Make what was announced to a connection ready for any other."""
+        if seat.announced is not None:
+            entry, seat.announced = seat.announced, None
+            (self._suspects if entry.suspect else self._ready).appendleft(entry)
+
+    def _take_ready(self, *, suspects: bool) -> Entry[DeliveryT, WorkT] | None:
+        """Take what may be announced; a suspect only where one is held alone, which is what starves a gathering step."""
+        if self._ready:
+            return self._ready.popleft()
+        return self._suspects.popleft() if suspects and self._suspects else None
 
     def _next_for(self, seat: Seat[DeliveryT, WorkT]) -> Entry[DeliveryT, WorkT] | None:
+        if seat.announced is not None:
+            entry, seat.announced = seat.announced, None
+            if entry.suspect and not seat.gathers:
+                self._suspect_out = entry
+                seat.alone = True
+            return entry
         if self._suspects and seat.gathers:
             return self._suspects.popleft()
         if self._suspects and self._suspect_out is None:

@@ -82,7 +82,7 @@ class ManagerWatch:
         Raises:
             ManagerForgot: it had answered, has not known the pipeline for ten minutes, and nothing is in flight here.
         """
-        # Imported once the sidecar is at work: it is the slowest import of all, and the first output does not need it.
+        # Imported once the sidecar is at work: it takes 30 ms and more, and the first output does not need it.
         httpx2 = await trio.to_thread.run_sync(_import_httpx2)
 
         # Loading the authorities takes 20 ms of CPU; a plain http:// manager needs none.

@@ -114,10 +114,14 @@ def _choice(*choices: str) -> Callable[[str], str]:
 
 
 def _broker_url(value: str) -> Secret:
-    parts = urlsplit(value)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+    from iterum_sidecar.amqp.parameters import ConnectionParameters
+
+    if not urlsplit(value).hostname:
         raise WrongValue
-    _ = parts.port  # raises ValueError when it is no port
+    try:
+        ConnectionParameters.from_url(value)
+    except ValueError as error:
+        raise WrongValue(str(error)) from None
     return Secret(value)
 
 

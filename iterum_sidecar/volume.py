@@ -266,8 +266,10 @@ class Volume:
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
             if _identity(status) == taken.identity:
                 os.unlink(last, dir_fd=directory)
-        except OSError:
-            pass  # gone already, or not ours to remove: what matters is that it was taken
+        except FileNotFoundError:
+            pass  # gone already: what matters is that it was taken
+        except OSError as error:
+            self._tell_of_left_over(taken.path, error)
         finally:
             if directory != self._root:
                 os.close(directory)
@@ -298,13 +300,16 @@ class Volume:
         try:
             _remove_tree(name, parent)
         except OSError as error:
-            if not self._told_of_left_overs:
-                self._told_of_left_overs = True
-                _log.warning(
-                    "files in the sidecar's directory cannot be removed",
-                    file=error.filename,
-                    reason=error.strerror,
-                )
+            self._tell_of_left_over(f"{OWN_DIRECTORY}/…/{error.filename}", error)
+
+    def _tell_of_left_over(self, path: str, error: OSError) -> None:
+        if not self._told_of_left_overs:
+            self._told_of_left_overs = True
+            _log.warning(
+                "a file on the volume cannot be removed; further ones are not told",
+                file=path,
+                reason=error.strerror,
+            )
 
     def _relative(self, path: str) -> list[str]:
         for prefix in self._prefixes:

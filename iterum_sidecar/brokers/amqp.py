@@ -26,6 +26,8 @@ __all__ = ["AmqpBroker", "QueuePolicy", "open_amqp_broker"]
 
 _log = get_log(__name__)
 
+#: Seconds between two lines about the same wait.
+SAY_EVERY = 60.0
 #: Reply codes of AMQP 0-9-1 ("Reply codes" in its reference).
 _NOT_FOUND = 404
 _INTERNAL_ERROR = 541
@@ -251,6 +253,7 @@ class AmqpBroker:
         """Take a place in the line of `queue`; `window` 0 is no bound."""
         async with trio.open_nursery() as nursery:
             consumer = AmqpConsumer(self, queue, window, nursery)
+            nursery.start_soon(self._tell_of_blocking)
             await consumer.open()
             await consumer.resume()
             try:
@@ -288,6 +291,23 @@ class AmqpBroker:
             await self._publishing.flush()
         except amqp.AmqpError as error:
             raise BrokerLost(str(error)) from error
+
+    async def _tell_of_blocking(self) -> None:
+        """Say when the broker takes no messages (`connection.blocked`: it is short of memory or disk), and once a minute that it still does not."""
+        while True:
+            reason = await self.connection.wait_blocked()
+            since = trio.current_time()
+            unblocked = False
+            while not unblocked:
+                _log.warning(
+                    "the broker takes no messages; publishing waits",
+                    reason=reason,
+                    waited_seconds=round(trio.current_time() - since),
+                )
+                with trio.move_on_after(SAY_EVERY):
+                    await self.connection.wait_unblocked()
+                    unblocked = True
+            _log.info("the broker takes messages again")
 
     async def _exists(self, queue: str) -> bool:
         try:

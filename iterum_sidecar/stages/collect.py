@@ -40,6 +40,11 @@ _log = get_log(__name__)
 UPLOADS_WAITING = 64
 
 
+#: Seconds after a death within which a stop of the sidecar makes it none: a pod that is deleted stops all of its containers in one
+#: moment, and no fragment is to blame for that.
+BLAME_AFTER = 1.0
+
+
 class _Breach(Exception):
     """The peer broke the contract; its connection is closed."""
 
@@ -106,7 +111,7 @@ class Collect:
         with to_upload, to_handout, to_settle:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._accept, nursery)
-                nursery.start_soon(self._mourn, partings)
+                nursery.start_soon(self._mourn, partings, stop, nursery)
                 nursery.start_soon(self._notice, stop)
                 await killed.wait()
                 await self._await_answer(stop)
@@ -196,19 +201,32 @@ class Collect:
             "breach on an output connection; it is closed", breach=breach, voided=len(voided)
         )
 
-    async def _mourn(self, partings: trio.MemoryReceiveChannel[Parting]) -> None:
+    async def _mourn(
+        self,
+        partings: trio.MemoryReceiveChannel[Parting],
+        stop: trio.Event,
+        nursery: trio.Nursery,
+    ) -> None:
         """Settle what a closed input connection held, once everything that was sent before is read."""
         async for parting in partings:
             for connection in list(self._open):
                 await self._read_available(connection)
-            unfinished = [entry for entry in parting.held if entry.state is State.OUT]
-            if parting.death and unfinished:
-                _log.warning(
-                    "an input connection closed with fragments in work",
-                    fragment_ids=[entry.fragment_id for entry in unfinished],
-                )
-            for fallen in self._ledger.connection_closed(unfinished, death=parting.death):
-                self._to_settle.send_nowait(fallen)
+            nursery.start_soon(self._settle_parting, parting, stop)
+
+    async def _settle_parting(self, parting: Parting, stop: trio.Event) -> None:
+        death = parting.death
+        if death and any(entry.state is State.OUT for entry in parting.held):
+            with trio.move_on_after(BLAME_AFTER):
+                await stop.wait()
+                death = False
+        unfinished = [entry for entry in parting.held if entry.state is State.OUT]
+        if death and unfinished:
+            _log.warning(
+                "an input connection closed with fragments in work",
+                fragment_ids=[entry.fragment_id for entry in unfinished],
+            )
+        for fallen in self._ledger.connection_closed(unfinished, death=death):
+            self._to_settle.send_nowait(fallen)
 
     # -- messages
 

@@ -13,7 +13,7 @@ import trio
 from iterum_sidecar.cargo import News, Parting
 from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCame
-from iterum_sidecar.framing import encode_frame
+from iterum_sidecar.framing import FRAME_LENGTH_SIZE, encode_frame
 from iterum_sidecar.messages import (
     KILL_MESSAGE,
     LocalFile,
@@ -42,6 +42,8 @@ TICK = 1.0
 LAST_TICK = 0.1
 #: Seconds without a hand-out or a done after which the done of a void hand-out is not waited for any longer.
 VOID_PATIENCE = 10.0
+#: Seconds that a step which waits for input is given to read the length of its next frame; microseconds do, on a machine that is free.
+ANNOUNCEMENT_PATIENCE = 0.05
 #: Seconds between two lines about the same wait for the transformation.
 SAY_EVERY = 60.0
 
@@ -50,6 +52,8 @@ SAY_EVERY = 60.0
 class _Connection:
     peer: Peer
     seat: Seat[Any, Any]
+    announced: bytes | None = None
+    """The payload of the frame whose length has been sent."""
     killed: bool = False
 
 
@@ -105,7 +109,8 @@ class Handout:
             del self._connections[seat]
             held = self._roster.leave(seat)
             if held:
-                to_collect.send_nowait(Parting(held, death=not connection.killed))
+                asked = connection.killed or self._roster.closed
+                to_collect.send_nowait(Parting(held, death=not asked))
 
     async def _until_closed(self, peer: Peer) -> None:
         while True:
@@ -176,7 +181,12 @@ class Handout:
     def _dispatch(self) -> None:
         for seat, entry in self._roster.assign(trio.current_time()):
             self._ledger.hand_out(entry)
-            self._connections[seat].peer.send(encode_frame(_describe(entry)))
+            connection = self._connections[seat]
+            if connection.announced is None:
+                connection.peer.send(encode_frame(_describe(entry)))
+            else:
+                connection.peer.send(connection.announced)
+                connection.announced = None
 
     # -- the end
 
@@ -204,9 +214,15 @@ class Handout:
         killed.set()
 
     def _kill(self, connection: _Connection) -> None:
-        if not connection.killed:
-            connection.killed = True
+        if connection.killed:
+            return
+        connection.killed = True
+        if connection.announced is None:
             connection.peer.send(_KILL_FRAME)
+        else:
+            # The length of a fragment's frame has been sent, and the fragment goes elsewhere: JSON does not mind blanks.
+            connection.peer.send(KILL_MESSAGE.ljust(len(connection.announced)))
+            connection.announced = None
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
         """Return to the queue what will not be worked here: everything, or what is not with the transformation."""
@@ -231,7 +247,7 @@ class Handout:
             self._reconsider()
             if self._roster.seats:
                 absent_since = said = now
-                self._feed(now, news)
+                await self._feed(now, news)
                 continue
             if self._ever_connected and not self._is_missed():
                 absent_since = now
@@ -267,12 +283,10 @@ class Handout:
     def _unread(self) -> int:
         return sum(connection.peer.unread() for connection in self._connections.values())
 
-    def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
-        """Give a starved step more, and take back from a slow connection what was given for that reason."""
+    async def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
+        """Give a starved step more, if it waits for more."""
         roster = self._roster
-        for connection in self._connections.values():
-            if roster.judge_raise(connection.seat, now, connection.peer.unread()):
-                _log.info("a connection is slow, not gathering: one fragment at a time for it")
+        self._follow_announcements()
         if self._killing or not self._is_starved():
             return
         if roster.idle_for(now) >= VOID_PATIENCE:
@@ -280,15 +294,23 @@ class Handout:
                 roster.done(entry, now)
                 for fallen in self._ledger.give_up_void(entry):
                     self._to_settle.send_nowait(fallen)
-        if roster.waiting:
-            raised = roster.deepen(now)
-            self._dispatch()
-            for seat in raised:
-                seat.unread_after_raise = self._connections[seat].peer.unread()
-            if raised:
-                _log.info("the transformation gathers: more at a time", depth=raised[0].depth)
-        else:
+        if not roster.waiting:
             news.send_nowait(News.STARVED)
+            return
+        for seat, entry in roster.announce():
+            connection = self._connections[seat]
+            connection.announced = _describe(entry)
+            connection.peer.send(encode_frame(connection.announced)[:FRAME_LENGTH_SIZE])
+        await trio.sleep(ANNOUNCEMENT_PATIENCE)
+        self._follow_announcements()
+
+    def _follow_announcements(self) -> None:
+        """Send the rest to every connection that has read the length of its next frame: it waits for input."""
+        for connection in self._connections.values():
+            if connection.announced is not None and connection.peer.unread() == 0:
+                self._roster.announcement_read(connection.seat)
+                _log.info("the transformation gathers: more at a time", depth=connection.seat.depth)
+        self._dispatch()
 
 
 def _describe(entry: FragmentEntry) -> bytes:

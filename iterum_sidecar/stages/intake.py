@@ -41,6 +41,11 @@ DEAD_LETTERS_IN_A_ROW = 20
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
+#: Seconds of starvation in one go before a window that cannot grow is called too small: a slow step looks the same at first.
+TELL_OF_STARVATION_AFTER = 30.0
+#: The news of it comes every second.
+_STARVED_IN_ONE_GO = 2.5
+
 #: Seconds between looks at the queue once upstream is finished, if nothing happens here.
 _LOOK_EVERY = 1.0
 
@@ -70,6 +75,7 @@ class Intake:
         """What was received and not looked at yet."""
         self._finished = False
         self._told_of_starvation = False
+        self._starved_since = self._starved_last = 0.0
 
     async def run(
         self,
@@ -167,11 +173,14 @@ class Intake:
     async def _grow(self) -> None:
         waiting = await self._consumer.waiting()
         if self._fixed or self._window >= LARGEST_WINDOW:
-            if not self._told_of_starvation and waiting:
+            if (
+                self._starved_for(waiting) >= TELL_OF_STARVATION_AFTER
+                and not self._told_of_starvation
+            ):
                 self._told_of_starvation = True
                 _log.warning(
-                    "the transformation waits for more fragments than may be in flight;"
-                    " raise MQ_PREFETCH_COUNT (prefetch_count of the step)",
+                    "the transformation holds all that may be in flight and finishes none; if it gathers,"
+                    " it needs a larger MQ_PREFETCH_COUNT (prefetch_count of the step)",
                     window=self._window,
                     needed_at_least=self._window + 1,
                 )
@@ -181,6 +190,14 @@ class Intake:
             await self._consumer.grow(increment)
             self._window += increment
             _log.info("the window grows: the transformation gathers", window=self._window)
+
+    def _starved_for(self, waiting: int) -> float:
+        """Return for how many seconds the step has been starved in one go while there were messages for it."""
+        now = trio.current_time()
+        if not waiting or now - self._starved_last > _STARVED_IN_ONE_GO:
+            self._starved_since = now
+        self._starved_last = now
+        return now - self._starved_since
 
     async def _at_the_end(self, *, starved: bool) -> bool:
         """Tell whether the queue is empty and nothing more is needed of it.

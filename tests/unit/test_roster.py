@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterum_sidecar.entries import Entry
-from iterum_sidecar.roster import MAX_DEPTH, SLOW_AGAIN_AFTER, STARVED_AFTER, Roster, Seat
+from iterum_sidecar.roster import MAX_DEPTH, STARVED_AFTER, Roster, Seat
 
 TestEntry = Entry[int, None]
 TestSeat = Seat[int, None]
@@ -216,23 +216,85 @@ def test_starved_is_who_has_read_everything_and_for_a_second_finished_none() -> 
     assert not roster.is_starved(200.0, 0)
 
 
-def test_starvation_doubles_the_depth_of_full_connections_and_what_was_learned_stays() -> None:
+def starve(roster: TestRoster, now: float, *, read: bool) -> list[TestSeat]:
+    """Announce to every connection that has no room, and let each read it, or not; returns who was announced to."""
+    seats = [seat for seat, _ in roster.announce()]
+    for seat in seats if read else ():
+        roster.announcement_read(seat)
+    return seats
+
+
+def test_a_connection_that_reads_its_announcement_gets_twice_as_many_and_keeps_it() -> None:
     roster: TestRoster = Roster(1)
     full, empty = roster.sit(), roster.sit()
-    entries = fill(roster, 1)
+    fill(roster, 1)
     assign(roster)
-    assert roster.deepen(1.0) == [full]
-    assert (full.depth, empty.depth) == (2, 1)
     roster.leave(empty)
-    entries += fill(roster, 10)
-    for depth in (2, 4, 8):
-        assign(roster)
+    fill(roster, 30)
+    for depth in (1, 2, 4, 8):
+        assign(roster, 1.0)
         assert (len(full.held), full.depth) == (depth, depth)
-        assert roster.deepen(2.0) == [full]
+        assert starve(roster, 2.0, read=True) == [full]
+    assign(roster, 2.0)
     for each in list(full.held):
         roster.done(each, 3.0)
     assert full.depth == 16
     assert roster.sit().depth == 1
+
+
+def test_only_connections_without_room_are_announced_to() -> None:
+    roster: TestRoster = Roster(2)
+    seat = roster.sit()
+    fill(roster, 1)
+    assign(roster)
+    fill(roster, 1)
+    assert roster.announce() == []
+    assign(roster)
+    (more,) = fill(roster, 1)
+    assert roster.announce() == [(seat, more)]
+    assert roster.announce() == []
+    assert roster.waiting == 1
+
+
+def test_a_busy_connection_gets_what_was_announced_when_its_done_has_come_and_stays_at_one() -> (
+    None
+):
+    roster: TestRoster = Roster(1)
+    seat = roster.sit()
+    first, second, third = fill(roster, 3)
+    assign(roster)
+    assert starve(roster, 1.0, read=False) == [seat]
+    assert assign(roster, 1.0) == []
+    assert seat.held == [first]
+    roster.done(first, 2.0)
+    assert assign(roster, 2.0) == [(seat, second)]
+    assert (seat.depth, seat.gathers) == (1, False)
+    roster.done(second, 3.0)
+    assert assign(roster, 3.0) == [(seat, third)]
+
+
+def test_what_was_announced_to_a_connection_that_leaves_goes_to_another_and_is_not_blamed() -> None:
+    roster: TestRoster = Roster(1)
+    seat = roster.sit()
+    first, second = fill(roster, 2)
+    assign(roster)
+    starve(roster, 1.0, read=False)
+    assert roster.leave(seat) == [first]
+    other = roster.sit()
+    assert assign(roster, 2.0) == [(other, second)]
+
+
+def test_what_was_announced_is_taken_back_with_the_rest() -> None:
+    roster: TestRoster = Roster(1)
+    seat = roster.sit()
+    first, *rest = fill(roster, 3)
+    assign(roster)
+    starve(roster, 1.0, read=False)
+    assert roster.take_back() == rest
+    roster.done(first, 2.0)
+    assert assign(roster, 2.0) == []
+    assert (seat.announced, roster.waiting) == (None, 0)
+    assert roster.announce() == []
 
 
 @pytest.mark.parametrize("depth", [1, 3, 3000, MAX_DEPTH])
@@ -240,59 +302,14 @@ def test_no_depth_is_above_the_highest(depth: int) -> None:
     roster: TestRoster = Roster(depth)
     seat = roster.sit()
     for _ in range(20):
-        fill(roster, max(seat.depth - len(seat.held), 0))
+        fill(roster, max(seat.depth - len(seat.held), 0) + 1)
         assign(roster)
-        roster.deepen(1.0)
+        starve(roster, 1.0, read=True)
         assert seat.depth <= MAX_DEPTH
     assert seat.depth == MAX_DEPTH
-    assert roster.deepen(1.0) == []
-
-
-def raised(roster: TestRoster, unread: int, now: float = 10.0) -> TestSeat:
-    """Sit a connection that was raised at `now`, and had so much unread right after it."""
-    seat = roster.sit()
-    fill(roster, 5)
-    assign(roster, now - 1)
-    assert roster.deepen(now) == [seat]
-    assign(roster, now)
-    seat.unread_after_raise = unread
-    return seat
-
-
-def test_a_connection_that_reads_nothing_of_what_it_got_goes_back_to_one_and_is_left_there() -> (
-    None
-):
-    roster: TestRoster = Roster(1)
-    seat = raised(roster, unread=500)
-    assert not roster.judge_raise(seat, 10.9, 500)
-    assert roster.judge_raise(seat, 11.0, 500)
-    assert seat.depth == 1
-    assert not roster.judge_raise(seat, 12.0, 500)
-    first, second = seat.held
-    roster.done(first, 12.0)
-    assert assign(roster, 12.0) == []
-    roster.done(second, 12.0)
-    assert len(assign(roster, 12.0)) == 1
-    assert roster.deepen(11.0 + SLOW_AGAIN_AFTER - 1) == []
-    assert roster.deepen(11.0 + SLOW_AGAIN_AFTER) == [seat]
-    assert seat.depth == 2
-
-
-@pytest.mark.parametrize(("after_raise", "unread"), [(0, 0), (500, 400), (500, 0)])
-def test_a_gathering_connection_stays(after_raise: int, unread: int) -> None:
-    roster: TestRoster = Roster(1)
-    seat = raised(roster, unread=after_raise)
-    assert not roster.judge_raise(seat, 11.0, unread)
-    assert (seat.depth, seat.gathers) == (2, True)
-    assert not roster.judge_raise(seat, 99.0, 10_000)
-
-
-def test_a_done_after_the_raise_ends_the_doubt() -> None:
-    roster: TestRoster = Roster(1)
-    seat = raised(roster, unread=500)
-    roster.done(seat.held[0], 10.5)
-    assert not roster.judge_raise(seat, 11.0, 500)
-    assert seat.depth == 2
+    fill(roster, 1)
+    assign(roster)
+    assert roster.announce() == []
 
 
 def test_a_gathering_connection_gets_suspects_together_lest_it_starves_for_ever() -> None:
@@ -300,10 +317,23 @@ def test_a_gathering_connection_gets_suspects_together_lest_it_starves_for_ever(
     seat = roster.sit()
     suspects = fill(roster, 4, suspect=True)
     assert assign(roster) == [(seat, suspects[0])]
-    roster.deepen(1.0)
+    starve(roster, 1.0, read=True)
     assert assign(roster, 1.0) == [(seat, suspects[1])]
-    roster.deepen(2.0)
+    starve(roster, 2.0, read=True)
     assert [each for _, each in assign(roster, 2.0)] == suspects[2:]
+
+
+def test_a_suspect_that_was_announced_and_not_read_is_held_alone_again() -> None:
+    roster: TestRoster = Roster(1)
+    seat = roster.sit()
+    first, second = fill(roster, 2, suspect=True)
+    assign(roster)
+    starve(roster, 1.0, read=False)
+    (plain,) = fill(roster, 1)
+    roster.done(first, 2.0)
+    assert assign(roster, 2.0) == [(seat, second)]
+    roster.done(second, 3.0)
+    assert assign(roster, 3.0) == [(seat, plain)]
 
 
 def test_the_entries_of_a_void_hand_out_that_are_held_are_known() -> None:
@@ -351,12 +381,8 @@ class Play:
         elif what == "done" and held:
             self.ended.append(held[which % len(held)])
             self.roster.done(self.ended[-1], self.now)
-        elif what == "deepen":
-            self.roster.deepen(self.now)
-        elif what == "judge" and self.seats:
-            seat = self.seats[which % len(self.seats)]
-            seat.unread_after_raise = 1
-            self.roster.judge_raise(seat, self.now, 1)
+        elif what in {"announce", "announce to a reader"}:
+            starve(self.roster, self.now, read=what != "announce")
         self.assign()
 
     def assign(self) -> None:
@@ -371,7 +397,9 @@ class Play:
         assert self.roster.held == len(self.handed) - len(self.ended)
 
 
-EVENTS = st.sampled_from(["sit", "add", "add", "add a suspect", "done", "leave", "deepen", "judge"])
+EVENTS = st.sampled_from(
+    ["sit", "add", "add", "add a suspect", "done", "leave", "announce", "announce to a reader"]
+)
 
 
 @given(depth=st.integers(1, 3), events=st.lists(st.tuples(EVENTS, st.integers(0, 9)), max_size=60))

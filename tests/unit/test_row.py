@@ -134,7 +134,7 @@ async def test_a_step_that_gathers_gets_what_it_needs(prefetch: str, autojump_cl
 
 
 async def test_a_slow_step_is_not_flooded(autojump_clock: Clock) -> None:
-    """One that takes seconds for each fragment holds two at most, once, and one from then on."""
+    """One that takes seconds for each fragment holds one at a time, although it finishes none for a second."""
     async with temporary_row() as row:
         held: list[int] = []
 
@@ -156,8 +156,7 @@ async def test_a_slow_step_is_not_flooded(autojump_clock: Clock) -> None:
                 await trio.sleep(0.5)
                 held.append(sidecar._roster.held)
             upstream.finished.set()
-        assert max(held) == 2
-        assert held[-40:].count(2) == 0
+        assert max(held) == 1
         assert len(row.outputs()) == 12
 
 

@@ -92,6 +92,16 @@ def test_every_result_at_one_path_and_none_is_anothers(journey: Journey) -> None
     check_mirrored(outcome, journey.contents, journey.store)
 
 
+def test_a_step_with_one_path_that_pauses_is_not_taken_for_one_that_gathers(
+    journey: Journey,
+) -> None:
+    for number in range(220):
+        journey.seed({"a": content(number, 2000 + number)}, directly=True)
+    outcome = journey.run("one_path", 2.5, prefetch=50)
+    assert len(outcome.outputs) == 220
+    check_mirrored(outcome, journey.contents, journey.store)
+
+
 def test_two_connections_of_one_process_share_the_work(journey: Journey) -> None:
     for number in range(100):
         journey.seed({"a": content(number, 100)})
