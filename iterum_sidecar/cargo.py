@@ -66,11 +66,12 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Parting:
-    """An input connection of the transformation has closed while it held fragments."""
+    """An input connection of the transformation has closed."""
 
-    held: list[FragmentEntry]
+    held: list[tuple[FragmentEntry, int]]
+    """The entries, each with the number of the hand-out that has ended by this."""
     death: bool
-    """Whether it came unasked: before the kill message had been sent to it."""
+    """Whether it came unasked, and after a fragment had been read."""
 
 
 class News(Enum):

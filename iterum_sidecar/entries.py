@@ -61,6 +61,7 @@ class Entry(Generic[DeliveryT, WorkT]):
         "attempts",
         "deliveries",
         "fragment_id",
+        "hand_outs",
         "known_outputs",
         "owed",
         "reason",
@@ -85,6 +86,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         self.verdict: Verdict | None = None
         self.reason = ""
         """Why it is a dead letter, once anything made it one."""
+        self.hand_outs = 0
+        """How often it has been handed out in this life."""
         self.attempts = 0
         """How many deaths of the transformation are to be blamed on it."""
         self.unsaved = False

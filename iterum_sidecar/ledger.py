@@ -17,7 +17,7 @@ Everything that the project promises about loss stands on a few rules, all of wh
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from iterum_sidecar.entries import Admission, Entry, Output, State, Verdict
 
@@ -33,6 +33,9 @@ REMEMBERED = 100_000
 #: How many kinds of late results keep their ordinals; a late result is one whose predecessors are all settled.
 LATE_KINDS = 4096
 
+#: What results agree in that are told apart by an ordinal: predecessors, output channel, names of the files.
+Kind: TypeAlias = tuple[tuple[str, ...], str | None, tuple[str, ...]]
+
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
 
@@ -45,9 +48,9 @@ class Ledger(Generic[DeliveryT, WorkT]):
         self._attempts_allowed = attempts_allowed
         self._entries: dict[str, Entry[DeliveryT, WorkT]] = {}
         self._open: set[Entry[DeliveryT, WorkT]] = set()
-        self._ordinals: dict[tuple[object, ...], int] = {}
-        self._kinds_of: dict[str, list[tuple[object, ...]]] = {}
-        self._late_ordinals: OrderedDict[tuple[object, ...], int] = OrderedDict()
+        self._ordinals: dict[Kind, int] = {}
+        self._kinds_of: dict[str, list[Kind]] = {}
+        self._late_ordinals: OrderedDict[Kind, int] = OrderedDict()
         self._pending_outputs: dict[str, Output[DeliveryT, WorkT]] = {}
         self._settled: set[str] = set()
         self._settled_order: deque[str] = deque()
@@ -142,6 +145,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         _expect(entry, State.READY)
         entry.state = State.OUT
         entry.void = entry.striking = False
+        entry.hand_outs += 1
         self._forget_ordinals(entry.fragment_id)
 
     def take_result(
@@ -227,21 +231,23 @@ class Ledger(Generic[DeliveryT, WorkT]):
         death: bool,
         reason: str = "the transformation died on it",
     ) -> list[Entry[DeliveryT, WorkT]]:
-        """The connection that `held` these entries is gone. `death` is False for an end that was asked for.
+        """The connections that `held` these entries are gone, in one moment. `death` is False for an end that was asked for.
 
-        A death counts against an entry that was held alone. Of several, one may be to blame: all become suspects.
+        A death counts against an entry that was held alone, or that was the only suspect. Otherwise one of several may
+        be to blame, and all become suspects.
         """
+        suspects = [entry for entry in held if entry.suspect]
+        culprit = held[0] if len(held) == 1 else suspects[0] if len(suspects) == 1 else None
         fallen = []
         for entry in held:
             if entry.state is not State.OUT:
                 continue
             entry.state = State.LEFT
-            if death and len(held) > 1:
-                entry.suspect = True
-            elif death:
+            if death and entry is culprit:
                 if not entry.void:
                     self._blame(entry, reason)
                 entry.striking = True
+            entry.suspect |= death
             fallen += self._judge(entry)
         return fallen
 
@@ -307,7 +313,10 @@ class Ledger(Generic[DeliveryT, WorkT]):
         self._open.discard(entry)
         if self._entries.get(entry.fragment_id) is entry:
             del self._entries[entry.fragment_id]
-            self._forget_ordinals(entry.fragment_id)
+            if entry.verdict is Verdict.ACKNOWLEDGE:
+                self._keep_ordinals(entry.fragment_id)
+            else:
+                self._forget_ordinals(entry.fragment_id)
         if entry.verdict is Verdict.ACKNOWLEDGE:
             self._remember(entry.fragment_id)
 
@@ -332,14 +341,10 @@ class Ledger(Generic[DeliveryT, WorkT]):
             return Verdict.DEAD_LETTER
         return Verdict.STRIKE if entry.striking else Verdict.AGAIN
 
-    def _next_ordinal(
-        self, kind: tuple[object, ...], entries: Sequence[Entry[DeliveryT, WorkT]]
-    ) -> int:
+    def _next_ordinal(self, kind: Kind, entries: Sequence[Entry[DeliveryT, WorkT]]) -> int:
         if not entries:
             ordinal = self._late_ordinals.pop(kind, 0)
-            self._late_ordinals[kind] = ordinal + 1
-            if len(self._late_ordinals) > LATE_KINDS:
-                self._late_ordinals.popitem(last=False)
+            self._keep_late(kind, ordinal + 1)
             return ordinal
         ordinal = self._ordinals.get(kind, 0)
         if ordinal == 0:
@@ -347,6 +352,17 @@ class Ledger(Generic[DeliveryT, WorkT]):
                 self._kinds_of.setdefault(entry.fragment_id, []).append(kind)
         self._ordinals[kind] = ordinal + 1
         return ordinal
+
+    def _keep_ordinals(self, fragment_id: str) -> None:
+        """A predecessor is settled: what comes of it, or of the others with it, counts on."""
+        for kind in self._kinds_of.pop(fragment_id, ()):
+            if not any(each in self._kinds_of for each in kind[0]):
+                self._keep_late(kind, self._ordinals.pop(kind, 0))
+
+    def _keep_late(self, kind: Kind, ordinal: int) -> None:
+        self._late_ordinals[kind] = ordinal
+        if len(self._late_ordinals) > LATE_KINDS:
+            self._late_ordinals.popitem(last=False)
 
     def _forget_ordinals(self, fragment_id: str) -> None:
         for kind in self._kinds_of.pop(fragment_id, ()):

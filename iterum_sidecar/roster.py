@@ -146,8 +146,12 @@ class Roster(Generic[DeliveryT, WorkT]):
     @property
     def waiting(self) -> int:
         """How many entries are ready and not handed out; those that are announced count."""
-        announced = sum(seat.announced is not None for seat in self._seats)
-        return len(self._ready) + len(self._suspects) + announced
+        return self.ready + sum(seat.announced is not None for seat in self._seats)
+
+    @property
+    def ready(self) -> int:
+        """How many entries are ready and not bound to a connection."""
+        return len(self._ready) + len(self._suspects)
 
     def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
         """The entries whose hand-out is void, and whose done may never come."""
@@ -167,15 +171,17 @@ class Roster(Generic[DeliveryT, WorkT]):
         return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
 
     def announce(self) -> list[tuple[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]]]:
-        """The step is starved: return what is to be announced to each connection that has no room.
+        """The step is starved: return what is to be announced to each connection that holds something and gets nothing more.
 
         The seat gets that entry next, whether the announcement is read (`announcement_read`) or a done comes first.
         """
         announced = []
         for seat in self._seats:
-            if self.closed or seat.announced or seat.depth >= MAX_DEPTH or seat.has_room():
+            if self.closed or seat.announced or seat.depth >= MAX_DEPTH or not seat.held:
                 continue
-            entry = self._take_ready(suspects=seat.alone or seat.gathers)
+            if seat.has_room() and self._ready:
+                continue
+            entry = self._take_ready()
             if entry is None:
                 continue
             seat.announced = entry
@@ -196,16 +202,16 @@ class Roster(Generic[DeliveryT, WorkT]):
             entry, seat.announced = seat.announced, None
             (self._suspects if entry.suspect else self._ready).appendleft(entry)
 
-    def _take_ready(self, *, suspects: bool) -> Entry[DeliveryT, WorkT] | None:
-        """Take what may be announced; a suspect only where one is held alone, which is what starves a gathering step."""
+    def _take_ready(self) -> Entry[DeliveryT, WorkT] | None:
+        """Take what may be announced; suspects last."""
         if self._ready:
             return self._ready.popleft()
-        return self._suspects.popleft() if suspects and self._suspects else None
+        return self._suspects.popleft() if self._suspects else None
 
     def _next_for(self, seat: Seat[DeliveryT, WorkT]) -> Entry[DeliveryT, WorkT] | None:
         if seat.announced is not None:
             entry, seat.announced = seat.announced, None
-            if entry.suspect and not seat.gathers:
+            if entry.suspect and not seat.held and not seat.gathers:
                 self._suspect_out = entry
                 seat.alone = True
             return entry

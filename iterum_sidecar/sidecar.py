@@ -57,8 +57,6 @@ __all__ = ["Sidecar", "queues_of"]
 
 _log = get_log(__name__)
 
-#: Seconds that the kill message may take to leave when the program ends.
-GOODBYE_DEADLINE = 1.0
 #: Seconds that what came back to the queue after the end has to be recognised as settled.
 LAST_LOOK_DEADLINE = 10.0
 
@@ -129,6 +127,7 @@ class Sidecar:
     def abort(self) -> None:
         """End at once; what is in flight goes back to the queue."""
         self._stop.set()
+        self._roster.take_back()
         self._aborted = True
         self._scope.cancel("told to end at once")
 
@@ -171,19 +170,13 @@ class Sidecar:
             roster=self._roster,
             start_timeout=settings.transformation_start_timeout,
             return_timeout=settings.transformation_return_timeout,
+            kill_on_error=settings.kill_on_error,
         )
         to_collect, partings = trio.open_memory_channel[Parting](math.inf)
-        controlled = False
         async with trio.open_nursery() as around:
             around.start_soon(handout.serve, to_collect)
             around.start_soon(self._prepare_store, volume)
-            try:
-                await self._work(volume, outputs, handout, partings)
-                controlled = True
-            finally:
-                if controlled or self._stop.is_set() or settings.kill_on_error:
-                    with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
-                        await handout.say_kill()
+            await self._work(volume, outputs, handout, partings)
             around.cancel_scope.cancel("the work is over")
 
     async def _prepare_store(self, volume: Volume) -> None:
@@ -252,6 +245,7 @@ class Sidecar:
             listener=outputs,
             volume=volume,
             ledger=ledger,
+            roster=self._roster,
             tally=tally,
             output_queue=settings.output_queue,
             queue_mapping=settings.queue_mapping,

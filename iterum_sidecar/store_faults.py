@@ -63,8 +63,10 @@ class StoreFaults:
         """How many objects of a bucket have been read: compare two of these to know whether one was read since."""
         return self._reads.get(bucket, 0)
 
-    async def is_its_own(self, error: StoreError, *, reads_before: int) -> bool:
+    async def is_its_own(self, error: StoreError, *, reads_before: int | None) -> bool:
         """Tell whether the request failed by the fault of what was asked for; if not, return False after a wait, to try again.
+
+        `reads_before` is what `reads` said before the request, or None for one that was no read: reads then prove nothing.
 
         Raises:
             ServiceLost: the store has been away for SIDECAR_SERVICE_TIMEOUT.
@@ -79,7 +81,8 @@ class StoreFaults:
                 await self._patience.wait(f"{error}; and for our own bucket: {own}")
                 return False
             barred = isinstance(error, StoreRefused) and error.code in _ACCESS_CODES
-            if not barred or self.reads(error.bucket) > reads_before:
+            read_since = reads_before is not None and self.reads(error.bucket) > reads_before
+            if not barred or read_since:
                 return True
         await self._patience.wait(str(error))
         return False

@@ -90,6 +90,13 @@ class Listener:
             else:
                 return Peer(connection)
 
+    def accept_nowait(self) -> Peer | None:
+        """Return a connection that waits to be accepted, or None."""
+        try:
+            return Peer(self._socket.accept()[0])
+        except OSError:
+            return None
+
 
 class Peer:
     """One connection of the transformation."""
@@ -101,6 +108,8 @@ class Peer:
         self._to_send = trio.Event()
         self._sending = trio.Lock()
         self.closed = False
+        self.was_reset = False
+        """Whether the peer closed without having read all that it was sent."""
 
     # -- reading
 
@@ -125,6 +134,10 @@ class Peer:
             return _read_view[: self._socket.recv_into(_read_view)]
         except BlockingIOError:
             return None
+        except ConnectionResetError:
+            # How Linux tells that it closed with something unread (unix_release_sock in net/unix/af_unix.c).
+            self.was_reset = True
+            return _read_view[:0]
         except OSError:
             return _read_view[:0]
 

@@ -26,6 +26,12 @@ _GO_BOOLEANS = {
 }
 
 
+#: A short string of AMQP 0-9-1.
+LONGEST_QUEUE_NAME = 255
+#: A name of labels of up to 63 characters (RFC 1035), or an address.
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+
+
 class Secret(str):
     """A string that shows itself only where it is used: its `repr` is a row of stars."""
 
@@ -71,6 +77,17 @@ def _socket_name(value: str) -> str:
     ):
         raise WrongValue
     return value
+
+
+def _queue(longest: int) -> Callable[[str], str]:
+    """Read a queue's name, which may be a short string of AMQP (255 bytes) less what we append to it."""
+
+    def read(value: str) -> str:
+        if not 0 < len(value.encode()) <= longest:
+            raise WrongValue
+        return value
+
+    return read
 
 
 def _relative_directory(value: str) -> str:
@@ -143,7 +160,9 @@ def _store_address(value: str) -> tuple[str, int | None, bool | None]:
 
 def _manager_url(value: str) -> Secret:
     parts = urlsplit(value)
-    if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
+    if value and (
+        parts.scheme not in {"http", "https"} or not _HOST.fullmatch(parts.hostname or "")
+    ):
         raise WrongValue
     _ = parts.port  # raises ValueError when it is no port
     return Secret(value.rstrip("/"))
@@ -162,6 +181,9 @@ def _iterum_config(value: str) -> IterumConfig:
         config = msgspec.json.decode(value or "{}", type=IterumConfig)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise WrongValue(str(error)) from None
+    for channel, queue in (config.queue_mapping or {}).items():
+        if not 0 < len(queue.encode()) <= LONGEST_QUEUE_NAME:
+            raise WrongValue(f"the queue of channel {channel!r} is not a queue's name")
     for name, file in (config.config_files or {}).items():
         try:
             _relative_directory(file)
@@ -189,7 +211,13 @@ CONTRACT: tuple[Variable, ...] = (
         "a socket's name in the volume, ending in .sock",
     ),
     Variable("ITERUM_NAME", ("step",), _text, None, "the name of this step"),
-    Variable("PIPELINE_HASH", ("pipeline_hash",), _text, None, "the hash of this pipeline run"),
+    Variable(
+        "PIPELINE_HASH",
+        ("pipeline_hash",),
+        _queue(LONGEST_QUEUE_NAME - len("-lineage")),
+        None,
+        "the hash of this pipeline run",
+    ),
     Variable(
         "ITERUM_CONFIG",
         (),
@@ -221,14 +249,14 @@ CONTRACT: tuple[Variable, ...] = (
     Variable(
         "MQ_INPUT_QUEUE",
         ("input_queue",),
-        _text,
+        _queue(LONGEST_QUEUE_NAME - len("-dead-letter")),
         None,
         "the name of the queue that this step reads",
     ),
     Variable(
         "MQ_OUTPUT_QUEUE",
         ("output_queue",),
-        _text,
+        _queue(LONGEST_QUEUE_NAME),
         None,
         "the name of the queue that this step writes",
     ),

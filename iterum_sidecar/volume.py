@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Self
 
-__all__ = ["OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
+__all__ = ["OUR_WANT", "OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
 
 _log = get_log(__name__)
 
@@ -37,6 +37,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 _EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+#: Errors that say nothing of the path, but that this process or the machine has no descriptor or memory free (open(2)).
+OUR_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
 #: The share of the allowed descriptors that results may hold; sockets and files being moved need the rest.
 _RESULTS_SHARE = 4
@@ -225,6 +228,7 @@ class Volume:
 
         Raises:
             PathRefused: it leads out of the volume, into what is ours, over a symlink, or to no regular file.
+            OSError: of `OUR_WANT`; it can be opened later.
         """
         relative = self._relative(path)
         if relative[0] == OWN_DIRECTORY and not (
@@ -237,7 +241,10 @@ class Volume:
             os.close(descriptor)
             raise PathRefused(f"{path[:200]!r} is not a regular file")
         joined = "/".join(relative)
-        removable = not any(joined.startswith(f"{directory}/") for directory in self._protected)
+        # An input file stays until its fragment is settled: it may be handed out again.
+        removable = relative[0] != OWN_DIRECTORY and not any(
+            joined.startswith(f"{directory}/") for directory in self._protected
+        )
         taken = TakenFile(descriptor, joined, status, removable=removable)
         if self._descriptors_held < self._descriptors_allowed or not taken.become_link(
             self._results, format(next(self._links), "x")
@@ -335,6 +342,8 @@ class Volume:
                 if directory != self._root:
                     os.close(directory)
         except OSError as error:
+            if error.errno in OUR_WANT:
+                raise
             raise PathRefused(f"{shown[:200]!r} cannot be opened: {error.strerror}") from None
 
     def _walk(self, parents: list[str]) -> int:

@@ -104,18 +104,35 @@ def decode_properties(data: bytes) -> Properties:
                 values[index] = data[position]
                 position += 1
             elif kind == _TABLE:
-                consumed, table = decode.field_table(data[position:])
-                values[index] = MappingProxyType(table)
-                position += consumed
+                end = position + 4 + int.from_bytes(data[position : position + 4])
+                values[index] = _table(data[position:end])
+                position = end
             else:
-                consumed, values[index] = decode.timestamp(data[position : position + 8])
-                position += consumed
+                values[index] = _moment(data[position : position + 8])
+                position += 8
         if position != len(data):
             raise ValueError(f"{len(data)} bytes of properties, where {position} were announced")
     # pamqp raises what its parts raise: ValueError, KeyError, OverflowError, RecursionError and more.
     except Exception as error:
         raise ProtocolViolation(f"unreadable message properties: {error!r}") from error
     return Properties._make(values)
+
+
+def _table(data: bytes) -> Headers:
+    """Decode a table; one that the codec cannot read is taken for an empty one, because its message is still good."""
+    try:
+        return MappingProxyType(decode.field_table(data)[1])
+    # pamqp raises what its parts raise: a moment that is out of range, a type that it does not know.
+    except Exception:
+        return NO_HEADERS
+
+
+def _moment(data: bytes) -> datetime | None:
+    """Decode a timestamp; one beyond Python's years (some publishers count milliseconds) is taken for none."""
+    try:
+        return decode.timestamp(data)[1]
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def encode_short_string(value: str) -> bytes:

@@ -6,19 +6,20 @@ queue, because a look at a missing queue closes its channel. A lost connection e
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from iterum_sidecar import amqp
+from iterum_sidecar.amqp.properties import encode_properties
 from iterum_sidecar.brokers.port import BrokerLost, MessageUnroutable
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from iterum_sidecar.patience import Patience
 
@@ -28,6 +29,8 @@ _log = get_log(__name__)
 
 #: Seconds between two lines about the same wait.
 SAY_EVERY = 60.0
+#: Seconds that a few calls together may take; one alone has 30 s in the AMQP client.
+CALLS_DEADLINE = 40.0
 #: Reply codes of AMQP 0-9-1 ("Reply codes" in its reference).
 _NOT_FOUND = 404
 _INTERNAL_ERROR = 541
@@ -76,7 +79,7 @@ async def open_amqp_broker(
             ):
                 broker = AmqpBroker(connection, publishing, policy)
                 for queue in dict.fromkeys(queues):
-                    await broker.ensure_queue(queue)
+                    await broker.declare_if_missing(queue)
                 opened = True
                 patience.over()
                 yield broker
@@ -122,6 +125,20 @@ class _Confirmation:
             raise BrokerLost(f"publishing to {self._queue}: {error}") from error
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a few calls come to their end although the caller is cancelled.
+
+    A call that is cancelled in its middle costs its channel (nobody knows whose the next answer is), and with it the
+    acknowledgements of everything that is in work.
+    """
+    try:
+        with trio.fail_after(CALLS_DEADLINE, shield=True):
+            yield
+    except trio.TooSlowError:
+        raise BrokerLost(f"the broker did not answer within {CALLS_DEADLINE:.0f} s") from None
+
+
 class AmqpConsumer:
     """A place in the line of one queue; `brokers.port.Consumer`. The window grows by further consumers on one channel."""
 
@@ -153,37 +170,41 @@ class AmqpConsumer:
 
     async def grow(self, increment: int) -> None:
         """Add a consumer with the increment: a cancel and a new consume would count what is in flight on top."""
-        await self._nursery.start(self._run_consumer, increment)
-        self._windows.append(increment)
+        with _uninterrupted():
+            await self._nursery.start(self._run_consumer, increment)
+            self._windows.append(increment)
 
     async def stop(self) -> Sequence[amqp.Delivery]:
         """Take no more; returns what had arrived and was not received."""
         consumers, self._consumers = self._consumers, []
         ended, self._consumers_ended = self._consumers_ended, []
         try:
-            for consumer in consumers:
-                await consumer.cancel()
+            with _uninterrupted():
+                for consumer in consumers:
+                    await consumer.cancel()
+                for event in ended:
+                    await event.wait()
         except amqp.AmqpError as error:
             raise BrokerLost(f"leaving the line of {self._queue}: {error}") from error
-        for event in ended:
-            await event.wait()
         arrived, self._arrived = self._arrived, []
         return arrived
 
     async def reopen(self) -> int:
         """Close the channel, which settles what was acknowledged and puts back what was not, and count on another."""
-        await self.stop()
-        self._leave.set()
-        await self._left.wait()
-        waiting = await self.waiting()
-        self._leave, self._left = trio.Event(), trio.Event()
-        await self.open()
-        return waiting
+        with _uninterrupted():
+            await self.stop()
+            self._leave.set()
+            await self._left.wait()
+            waiting = await self.waiting()
+            self._leave, self._left = trio.Event(), trio.Event()
+            await self.open()
+            return waiting
 
     async def resume(self) -> None:
         """Take a place in the line again, with the window as it had grown."""
-        for window in self._windows:
-            await self._nursery.start(self._run_consumer, window)
+        with _uninterrupted():
+            for window in self._windows:
+                await self._nursery.start(self._run_consumer, window)
 
     async def waiting(self) -> int:
         """Return how many messages are ready in the queue."""
@@ -224,6 +245,18 @@ class AmqpConsumer:
             raise BrokerLost(f"consuming {self._queue}: {error}") from error
 
 
+def carriable(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the headers that can be published."""
+    kept = {}
+    for name, value in headers.items():
+        try:
+            encode_properties(None, {name: value}, True, None, None, None)
+        except ValueError:
+            continue
+        kept[name] = value
+    return kept
+
+
 class AmqpBroker:
     """`brokers.port.Broker` over one AMQP connection; see `open_amqp_broker`."""
 
@@ -238,6 +271,13 @@ class AmqpBroker:
 
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """Use the queue as it is, or declare it if it is missing."""
+        try:
+            await self.declare_if_missing(queue, durable=durable)
+        except amqp.AmqpError as error:
+            raise BrokerLost(f"declaring {queue}: {error}") from error
+
+    async def declare_if_missing(self, queue: str, *, durable: bool = False) -> None:
+        """Do what `ensure_queue` does, with the errors of the AMQP client."""
         if await self._exists(queue):
             return
         policy = self._policy
@@ -266,12 +306,22 @@ class AmqpBroker:
     ) -> _Confirmation:
         """Buffer a message; waits only while the broker takes none."""
         try:
-            confirmation = await self._publishing.publish_soon(
-                body, routing_key=queue, headers=headers, content_type="application/json"
-            )
+            try:
+                confirmation = await self._publish_soon(queue, body, headers)
+            except ValueError as error:
+                # Headers of a message that is put back; other publishers' clients carry what ours cannot.
+                _log.warning("headers are left out", queue=queue, reason=str(error))
+                confirmation = await self._publish_soon(queue, body, carriable(headers or {}))
         except amqp.AmqpError as error:
             raise BrokerLost(f"publishing to {queue}: {error}") from error
         return _Confirmation(confirmation, queue)
+
+    async def _publish_soon(
+        self, queue: str, body: bytes, headers: Mapping[str, Any] | None
+    ) -> amqp.Confirmation:
+        return await self._publishing.publish_soon(
+            body, routing_key=queue, headers=headers, content_type="application/json"
+        )
 
     def acknowledge(self, delivery: amqp.Delivery) -> None:
         """Acknowledge on the channel that it came on, if that is open."""
@@ -316,5 +366,5 @@ class AmqpBroker:
         except amqp.ChannelClosed as error:
             if error.code == _NOT_FOUND:
                 return False
-            raise BrokerLost(f"looking at {queue}: {error}") from error
+            raise
         return True

@@ -11,7 +11,7 @@ import trio
 
 from iterum_sidecar.cargo import OutputCargo
 from iterum_sidecar.entries import State
-from iterum_sidecar.exit_codes import TransformationLost
+from iterum_sidecar.exit_codes import TransformationLost, VolumeUnusable
 from iterum_sidecar.framing import FrameReader, FrameTooLong
 from iterum_sidecar.messages import (
     Done,
@@ -26,7 +26,7 @@ from iterum_sidecar.volume import PathRefused
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, Parting
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster, Parting
     from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.unix_sockets import Listener, Peer
     from iterum_sidecar.volume import TakenFile, Volume
@@ -40,6 +40,8 @@ _log = get_log(__name__)
 UPLOADS_WAITING = 64
 
 
+#: Seconds that a result waits for a free descriptor before the program ends for want of one.
+DESCRIPTOR_PATIENCE = 60.0
 #: Seconds after a death within which a stop of the sidecar makes it none: a pod that is deleted stops all of its containers in one
 #: moment, and no fragment is to blame for that.
 BLAME_AFTER = 1.0
@@ -68,6 +70,7 @@ class Collect:
         listener: Listener,
         volume: Volume,
         ledger: FragmentLedger,
+        roster: FragmentRoster,
         tally: Tally,
         output_queue: str,
         queue_mapping: Mapping[str, str],
@@ -78,6 +81,7 @@ class Collect:
         self._listener = listener
         self._volume = volume
         self._ledger = ledger
+        self._roster = roster
         self._tally = tally
         self._output_queue = output_queue
         self._queue_mapping = queue_mapping
@@ -86,6 +90,8 @@ class Collect:
         self._return_timeout = return_timeout
         self._open: set[_OutputConnection] = set()
         self._kill_answered = False
+        self._deaths: list[tuple[FragmentEntry, int]] = []
+        """What was held by connections that died in the last moment."""
         self._changed = trio.Event()
 
     async def run(
@@ -98,7 +104,8 @@ class Collect:
         killed: trio.Event,
         stop: trio.Event,
     ) -> None:
-        """Read until the output has ended: the kill message has been answered by one connection at least, and all others have said it or closed.
+        """Read until the output has ended: the kill message has been answered by one connection at least, all others have said it
+        or closed, and no input connection that is open holds anything.
 
         When the program was told to stop (`stop`) it is enough that none is open that has not said it.
 
@@ -138,7 +145,7 @@ class Collect:
         self._changed.set()
 
     def _has_ended(self, stop: trio.Event) -> bool:
-        waiting = any(not connection.said_kill for connection in self._open)
+        waiting = self._roster.held or any(not each.said_kill for each in self._open)
         return not waiting and (self._kill_answered or stop.is_set())
 
     def _why_lost(self, seconds: float) -> str:
@@ -156,12 +163,15 @@ class Collect:
 
     async def _accept(self, nursery: trio.Nursery) -> None:
         while True:
-            peer = await self._listener.accept()
-            nursery.start_soon(self._attend, peer)
+            self._admit(await self._listener.accept(), nursery)
 
-    async def _attend(self, peer: Peer) -> None:
+    def _admit(self, peer: Peer, nursery: trio.Nursery) -> None:
         connection = _OutputConnection(peer, self._frame_limit)
         self._open.add(connection)
+        nursery.start_soon(self._attend, connection)
+
+    async def _attend(self, connection: _OutputConnection) -> None:
+        peer = connection.peer
         try:
             while not peer.closed:
                 await peer.wait_readable()
@@ -209,20 +219,35 @@ class Collect:
     ) -> None:
         """Settle what a closed input connection held, once everything that was sent before is read."""
         async for parting in partings:
+            while (late := self._listener.accept_nowait()) is not None:
+                self._admit(late, nursery)
             for connection in list(self._open):
                 await self._read_available(connection)
-            nursery.start_soon(self._settle_parting, parting, stop)
+            if not parting.death:
+                self._settle_closed(parting.held, death=False)
+            elif parting.held:
+                if not self._deaths:
+                    nursery.start_soon(self._settle_deaths, stop)
+                self._deaths += parting.held
+            self._changed.set()
 
-    async def _settle_parting(self, parting: Parting, stop: trio.Event) -> None:
-        death = parting.death
-        if death and any(entry.state is State.OUT for entry in parting.held):
-            with trio.move_on_after(BLAME_AFTER):
-                await stop.wait()
-                death = False
-        unfinished = [entry for entry in parting.held if entry.state is State.OUT]
+    async def _settle_deaths(self, stop: trio.Event) -> None:
+        """Settle what died in one moment, as one death: the connections of one process die together."""
+        with trio.move_on_after(BLAME_AFTER):
+            await stop.wait()
+        deaths, self._deaths = self._deaths, []
+        self._settle_closed(deaths, death=not stop.is_set())
+
+    def _settle_closed(self, held: list[tuple[FragmentEntry, int]], *, death: bool) -> None:
+        """Settle what closed connections held, unless its hand-out has ended otherwise since."""
+        unfinished = [
+            entry
+            for entry, number in held
+            if entry.state is State.OUT and entry.hand_outs == number
+        ]
         if death and unfinished:
             _log.warning(
-                "an input connection closed with fragments in work",
+                "the transformation left with fragments in work",
                 fragment_ids=[entry.fragment_id for entry in unfinished],
             )
         for fallen in self._ledger.connection_closed(unfinished, death=death):
@@ -257,6 +282,8 @@ class Collect:
         for taken in entry.work.results:
             self._volume.remove_result(taken)
         entry.work.results.clear()
+        # Told at once: before the fragment can be handed out again its seat must know that this hand-out has ended.
+        self._roster.done(entry, trio.current_time())
         self._to_handout.send_nowait(entry)
         for each in fallen:
             self._to_settle.send_nowait(each)
@@ -272,7 +299,7 @@ class Collect:
                 raise PathRefused(
                     f"ITERUM_CONFIG maps no queue to the output channel {str(channel)[:80]!r}"
                 )
-            taken = self._take_files(result, entries)
+            taken = await self._take_files_patiently(result, entries)
         except PathRefused as refusal:
             self._refuse(predecessors, str(refusal))
             return
@@ -294,6 +321,20 @@ class Collect:
             OutputCargo(output, result, taken, queue, None if channel is None else queue)
         )
 
+    async def _take_files_patiently(
+        self, result: Result, entries: Sequence[FragmentEntry]
+    ) -> list[TakenFile]:
+        """Take the files; where this process has no descriptor free, wait for the uploads to give some back."""
+        give_up_at = trio.current_time() + DESCRIPTOR_PATIENCE
+        while True:
+            try:
+                return self._take_files(result, entries)
+            except OSError as error:
+                want = error
+            if trio.current_time() >= give_up_at:
+                raise VolumeUnusable(f"a result cannot be opened: {want.strerror}")
+            await trio.sleep(0.1)
+
     def _take_files(self, result: Result, entries: Sequence[FragmentEntry]) -> list[TakenFile]:
         allowed = {entry.work.workspace.name for entry in entries if entry.work.workspace}
         taken: list[TakenFile] = []
@@ -301,8 +342,9 @@ class Collect:
             # One by one: those before a refused one must be let go of.
             for file in result.files:
                 taken.append(self._volume.take(file.path, allowed))  # noqa: PERF401
-        except PathRefused:
-            self._remember_paths(taken, entries)
+        except (PathRefused, OSError) as error:
+            if isinstance(error, PathRefused):
+                self._remember_paths(taken, entries)
             for each in taken:
                 self._volume.release(each)
             raise

@@ -44,6 +44,8 @@ LAST_TICK = 0.1
 VOID_PATIENCE = 10.0
 #: Seconds that a step which waits for input is given to read the length of its next frame; microseconds do, on a machine that is free.
 ANNOUNCEMENT_PATIENCE = 0.05
+#: Seconds that the kill message may take to leave when the program ends.
+GOODBYE_DEADLINE = 1.0
 #: Seconds between two lines about the same wait for the transformation.
 SAY_EVERY = 60.0
 
@@ -68,7 +70,9 @@ class Handout:
         roster: FragmentRoster,
         start_timeout: float,
         return_timeout: float,
+        kill_on_error: bool = True,
     ) -> None:
+        self._kill_on_error = kill_on_error
         self._listener = listener
         self._ledger = ledger
         self._roster = roster
@@ -79,15 +83,23 @@ class Handout:
         self._nothing_new = False
         self._killing = False
         self._kill_due = trio.Event()
+        self._say_at = SAY_EVERY
 
     # -- the input socket, served until the program ends
 
     async def serve(self, to_collect: trio.MemorySendChannel[Parting]) -> None:
-        """Accept the transformation's input connections until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                peer = await self._listener.accept()
-                nursery.start_soon(self._attend, peer, to_collect)
+        """Accept the transformation's input connections until cancelled; then let each hear the kill message."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    peer = await self._listener.accept()
+                    nursery.start_soon(self._attend, peer, to_collect)
+        finally:
+            # Whoever connected in the last moment would otherwise connect again for ever.
+            while (late := self._listener.accept_nowait()) is not None:
+                if self._says_kill():
+                    late.send(_KILL_FRAME)
+                late.close()
 
     async def _attend(self, peer: Peer, to_collect: trio.MemorySendChannel[Parting]) -> None:
         """Look after one connection until either side closes it."""
@@ -96,6 +108,7 @@ class Handout:
         if not self._ever_connected:
             self._ever_connected = True
             _log.info("the transformation is connected")
+        closed_by_peer = False
         try:
             if self._killing:
                 self._kill(connection)
@@ -103,14 +116,31 @@ class Handout:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.run_sender)
                 await self._until_closed(peer)
+                closed_by_peer = True
                 nursery.cancel_scope.cancel("the connection is closed")
         finally:
+            if not closed_by_peer and self._says_kill():
+                self._kill(connection)
+                with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
+                    await peer.flush()
             peer.close()
             del self._connections[seat]
-            held = self._roster.leave(seat)
-            if held:
-                asked = connection.killed or self._roster.closed
-                to_collect.send_nowait(Parting(held, death=not asked))
+            self._part(connection, to_collect)
+
+    def _part(self, connection: _Connection, to_collect: trio.MemorySendChannel[Parting]) -> None:
+        """Tell collect of a connection that is gone; what it held after its kill may still be finished by its output."""
+        held = self._roster.leave(connection.seat)
+        unread = connection.peer.was_reset
+        if connection.killed and not unread:
+            held, death = [], False
+        else:
+            # What was never read killed nobody; a kill message that was never read asked for nothing.
+            death = connection.killed or not (unread and len(held) == 1)
+        to_collect.send_nowait(Parting([(entry, entry.hand_outs) for entry in held], death=death))
+
+    def _says_kill(self) -> bool:
+        """Whether the transformation is to be told that this is the end: every controlled one, and errors if wished."""
+        return self._kill_on_error or self._killing or self._roster.closed
 
     async def _until_closed(self, peer: Peer) -> None:
         while True:
@@ -121,14 +151,6 @@ class Handout:
             if arrived:
                 _log.warning("breach: something was sent on an input connection; closing it")
             return
-
-    async def say_kill(self) -> None:
-        """Say kill to every connection that has not heard it, and let it leave; for the program's end."""
-        self._killing = True
-        for connection in list(self._connections.values()):
-            self._kill(connection)
-        for connection in list(self._connections.values()):
-            await connection.peer.flush()
 
     # -- the stage
 
@@ -150,8 +172,7 @@ class Handout:
                 nursery.start_soon(self._take_ready, from_download)
                 nursery.start_soon(self._watch, news)
                 nursery.start_soon(self._say_kill_when_due, killed)
-                async for entry in from_collect:
-                    self._roster.done(entry, trio.current_time())
+                async for _ in from_collect:
                     self._dispatch()
                     self._reconsider()
                 nursery.cancel_scope.cancel("the transformation's output has ended")
@@ -247,6 +268,7 @@ class Handout:
             self._reconsider()
             if self._roster.seats:
                 absent_since = said = now
+                self._tell_of_long_work(now)
                 await self._feed(now, news)
                 continue
             if self._ever_connected and not self._is_missed():
@@ -256,6 +278,20 @@ class Handout:
             if now - said >= SAY_EVERY:
                 said = now
                 _log.warning("waiting for the transformation", seconds=round(now - absent_since))
+
+    def _tell_of_long_work(self, now: float) -> None:
+        """Say at the first minute without a hand-out or a done, and then each time that the wait has doubled."""
+        idle = self._roster.idle_for(now)
+        if not self._roster.held or idle < SAY_EVERY:
+            self._say_at = SAY_EVERY
+        elif idle >= self._say_at:
+            self._say_at *= 2
+            _log.warning(
+                "the transformation is at work and finishes nothing",
+                seconds=round(idle),
+                holds=self._roster.held,
+                has_read_all=self._unread() == 0,
+            )
 
     def _check_absence(self, absent: float) -> None:
         if not self._ever_connected and absent >= self._start_timeout:
@@ -281,7 +317,11 @@ class Handout:
         return self._is_starved() and not self._roster.void_held()
 
     def _unread(self) -> int:
-        return sum(connection.peer.unread() for connection in self._connections.values())
+        return sum(
+            connection.peer.unread()
+            for connection in self._connections.values()
+            if connection.announced is None
+        )
 
     async def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
         """Give a starved step more, if it waits for more."""
@@ -292,9 +332,15 @@ class Handout:
         if roster.idle_for(now) >= VOID_PATIENCE:
             for entry in roster.void_held():
                 roster.done(entry, now)
+                if entry.state is not State.OUT:
+                    continue  # its done has come, and is on its way here
+                _log.warning(
+                    "a done is not waited for any longer; its fragment is handed out again",
+                    fragment_id=entry.fragment_id,
+                )
                 for fallen in self._ledger.give_up_void(entry):
                     self._to_settle.send_nowait(fallen)
-        if not roster.waiting:
+        if not roster.ready:
             news.send_nowait(News.STARVED)
             return
         for seat, entry in roster.announce():

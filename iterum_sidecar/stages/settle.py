@@ -55,6 +55,7 @@ class Settle:
         self._input_queue = input_queue
         self._dead_letter_queue = dead_letter_queue
         self._attempts_header = attempts_header
+        self._being_settled: set[FragmentEntry] = set()
 
     async def run(
         self,
@@ -68,12 +69,13 @@ class Settle:
         with to_handout, news:
             async with trio.open_nursery() as nursery:
                 async for entry in fallen:
-                    if entry.state is State.CLOSED:
+                    if entry.state is State.CLOSED or entry in self._being_settled:
                         continue  # its verdict changed on the way here, and came twice by that
                     if entry.verdict is Verdict.AGAIN:
                         self._remove_results(entry)
                         to_handout.send_nowait(entry)
                     elif entry.verdict in {Verdict.DEAD_LETTER, Verdict.STRIKE}:
+                        self._being_settled.add(entry)
                         nursery.start_soon(self._settle_slowly, entry, news, limiter)
                     else:
                         self._settle(entry, news)
@@ -107,6 +109,7 @@ class Settle:
                     self._broker, self._dead_letter_queue, original.body, headers, durable=True
                 )
         self._settle(entry, news)
+        self._being_settled.discard(entry)
 
     def _why(self, entry: FragmentEntry) -> dict[str, object]:
         return {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.cargo import Parcel
+from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
@@ -126,8 +127,7 @@ class Upload:
     async def _put(self, key: str, taken: TakenFile) -> None:
         """Put one file, however long the store is away."""
         while (failure := await self._try_to_put(key, taken)) is not None:
-            # Of our own bucket nothing is read, so a refusal of access always waits.
-            if await self._faults.is_its_own(failure, reads_before=0):
+            if await self._faults.is_its_own(failure, reads_before=None):
                 raise _ResultRefused(str(failure))
         if taken.has_changed():
             raise _ResultRefused(
@@ -142,6 +142,8 @@ class Upload:
             await self._store.put(self._bucket, key, taken.open(), taken.size)
         except StoreError as error:
             return error
+        except OSError as error:
+            raise VolumeUnusable(f"{taken.path} cannot be read: {error.strerror}") from None
         return None
 
     def _describe(self, cargo: OutputCargo) -> bytes:

@@ -206,10 +206,12 @@ class LedgerMachine(RuleBasedStateMachine):
         held = data.draw(
             st.lists(st.sampled_from(self.having(State.OUT)), min_size=1, max_size=3, unique=True)
         )
+        suspects = [entry for entry in held if entry.suspect]
         for entry in held:
             life = self.lives[entry]
             life.handed_out = False
-            if death and len(held) == 1 and not life.void:
+            alone = held == [entry] or suspects == [entry]
+            if death and alone and not life.void:
                 life.blame += 1
         self.fall(self.ledger.connection_closed(held, death=death))
         if death:

@@ -6,10 +6,9 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -17,7 +16,7 @@ import trio.testing
 
 from iterum_sidecar import amqp
 from iterum_sidecar.amqp.properties import decode_properties, encode_properties
-from iterum_sidecar.brokers.amqp import AmqpBroker, QueuePolicy
+from iterum_sidecar.brokers.amqp import AmqpBroker, QueuePolicy, carriable
 from iterum_sidecar.brokers.port import BrokerLost
 from iterum_sidecar.cargo import FragmentCargo, FragmentLedger, FragmentRoster, News
 from iterum_sidecar.exit_codes import (
@@ -25,6 +24,7 @@ from iterum_sidecar.exit_codes import (
     DrainDeadlinePassed,
     ServiceLost,
     SidecarError,
+    WorkLeft,
 )
 from iterum_sidecar.framing import encode_frame
 from iterum_sidecar.identity import OutputIdentity
@@ -49,6 +49,11 @@ from tests.unit.row import (
     fragment_id,
     temporary_row,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from iterum_sidecar.stores.port import Store
 
 Clock = trio.testing.MockClock
 
@@ -86,7 +91,7 @@ def sidecar_with(
     row: Row,
     upstream: FinishedOnRequest,
     *,
-    store: DirectoryStore | None = None,
+    store: Store | None = None,
     broker_is_away: bool = False,
     service_timeout: float = 0,
 ) -> Sidecar:
@@ -96,9 +101,7 @@ def sidecar_with(
     @asynccontextmanager
     async def open_broker() -> AsyncIterator[RecordingBroker]:
         if broker_is_away:
-            # As a connect does, which races several addresses.
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
         for queue in queues_of(settings):
             await row.broker.ensure_queue(queue)
         yield row.broker
@@ -130,8 +133,28 @@ async def run_while(sidecar: Sidecar, row: Row, step: Callable[[StepConnection],
 # -- the kill message at every controlled end
 
 
-class DownStore(DirectoryStore):
+class FaultyStore:
+    """A store in a directory; its heirs have something the matter with them."""
+
+    def __init__(self, root: Path) -> None:
+        self._sound = DirectoryStore(root)
+
+    async def fetch(self, bucket: str, key: str, file: int) -> int:
+        return await self._sound.fetch(bucket, key, file)
+
+    async def put(self, bucket: str, key: str, file: int, size: int) -> None:
+        await self._sound.put(bucket, key, file, size)
+
+    async def check_bucket(self, bucket: str) -> None:
+        await self._sound.check_bucket(bucket)
+
     async def ensure_bucket(self, bucket: str) -> None:
+        await self._sound.ensure_bucket(bucket)
+
+
+class DownStore(FaultyStore):
+    async def ensure_bucket(self, bucket: str) -> None:
+        await trio.lowlevel.checkpoint()
         raise StoreUnavailable("it is down", bucket=bucket)
 
 
@@ -296,17 +319,15 @@ async def test_a_worker_that_connects_its_output_late_is_waited_for(autojump_clo
 
         async def late() -> None:
             await trio.sleep(1)
-            inputs = await trio.open_unix_socket(row.volume / "in.sock")
-            connection = StepConnection(row.volume, inputs, inputs)
-            async for fragment in connection.fragments():
+            async with await trio.open_unix_socket(row.volume / "in.sock") as inputs:
+                connection = StepConnection(row.volume, inputs, inputs)
+                fragment = await connection.__anext__()
                 await trio.sleep(5)
-                if connection.outputs is inputs:
-                    connection.outputs = await trio.open_unix_socket(row.volume / "out.sock")
-                await connection.result([id_of(fragment)], id_of(fragment), b"x")
-                await connection.done(id_of(fragment))
-            await connection.kill()
-            await connection.inputs.aclose()
-            await connection.outputs.aclose()
+                async with await trio.open_unix_socket(row.volume / "out.sock") as outputs:
+                    connection.outputs = outputs
+                    await connection.result([id_of(fragment)], id_of(fragment), b"x")
+                    await connection.done(id_of(fragment))
+                    await connection.kill()
 
         upstream = FinishedOnRequest()
         sidecar = row.make_sidecar(upstream)
@@ -412,21 +433,21 @@ async def test_what_a_process_sent_before_it_ended_counts_though_it_had_only_jus
                     await trio.sleep(0.01)
                     continue
                 connection = StepConnection(row.volume, inputs, inputs)
-                async for fragment in connection.fragments():
-                    await trio.sleep(1 - trio.current_time() % 1)
-                    own = id_of(fragment)
-                    path = row.volume / own
-                    path.write_bytes(b"x")
-                    result = {
-                        "files": [{"name": own, "path": str(path)}],
-                        "metadata": {"predecessors": [own]},
-                    }
-                    with socket.socket(socket.AF_UNIX) as outputs:
-                        outputs.connect(str(row.volume / "out.sock"))
-                        for message in (result, {"fragment_id": own}):
-                            outputs.sendall(encode_frame(json.dumps(message).encode()))
-                    break
-                inputs.socket.close()
+                with inputs.socket:
+                    async for fragment in connection.fragments():
+                        await trio.sleep(1 - trio.current_time() % 1)
+                        own = id_of(fragment)
+                        path = row.volume / own
+                        path.write_bytes(b"x")
+                        result = {
+                            "files": [{"name": own, "path": str(path)}],
+                            "metadata": {"predecessors": [own]},
+                        }
+                        with socket.socket(socket.AF_UNIX) as outputs:
+                            outputs.connect(str(row.volume / "out.sock"))
+                            for message in (result, {"fragment_id": own}):
+                                outputs.sendall(encode_frame(json.dumps(message).encode()))
+                        break
                 await trio.sleep(0.1)
 
         await row.put(300)
@@ -495,6 +516,7 @@ async def test_the_neighbours_of_a_poisonous_fragment_are_no_dead_letters(
 async def test_the_last_fragment_of_a_slow_step_is_tried_again_when_the_step_dies_on_it(
     autojump_clock: Clock,
 ) -> None:
+    """In the next life of the program, since kill has been said in this one."""
     deaths: list[str] = []
 
     async def slow(connection: StepConnection) -> None:
@@ -510,6 +532,10 @@ async def test_the_last_fragment_of_a_slow_step_is_tried_again_when_the_step_die
 
     async with temporary_row() as row:
         await row.put(1)
+        with pytest.RaisesGroup(WorkLeft, flatten_subgroups=True):
+            await run_while(row.make_sidecar(finished()), row, slow)
+        (back,) = row.broker.messages(INPUT)
+        assert back.headers["x-iterum-attempts"] == 1
         await run_while(row.make_sidecar(finished()), row, slow)
         assert len(row.outputs()) == 1
 
@@ -540,7 +566,7 @@ async def test_a_poisonous_last_fragment_of_a_slow_step_is_a_dead_letter_in_the_
 # -- the store's fault
 
 
-class ReadOnlyStore(DirectoryStore):
+class ReadOnlyStore(FaultyStore):
     """Refuses what is put for a while, as a key does that has lost its right to write."""
 
     writable_at = 30.0
@@ -564,6 +590,26 @@ async def test_a_refusal_to_write_makes_no_dead_letters_where_input_and_output_s
             await sidecar.run()
         assert row.broker.messages(DEAD) == []
         assert len(row.outputs()) == 10
+
+
+class UnreadableStore(FaultyStore):
+    async def put(self, bucket: str, key: str, file: int, size: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(5, "Input/output error")
+
+
+async def test_a_result_that_cannot_be_read_while_it_is_stored_is_no_fault_of_the_program(
+    autojump_clock: Clock,
+) -> None:
+    async with temporary_row() as row:
+        await row.put(1)
+        sidecar = sidecar_with(row, finished(), store=UnreadableStore(row.store_root))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(row.run_step, copy_step)
+            try:
+                await sidecar.run()
+            except* SidecarError:
+                nursery.cancel_scope.cancel()
 
 
 # -- our own want of descriptors
@@ -626,17 +672,21 @@ async def test_a_void_hand_out_whose_done_is_on_its_way_is_not_given_up(
             ledger.breach("a test's")
             ledger.done(entry.fragment_id)
             await trio.sleep(VOID_PATIENCE + 1)
-            handout._feed(trio.current_time(), news)
+            await handout._feed(trio.current_time(), news)
 
 
 class _LostConnection:
     """As much of an AMQP connection as tells that it is lost."""
 
-    @asynccontextmanager
-    async def open_channel(self, confirms: bool = False) -> AsyncIterator[amqp.Channel]:
+    def open_channel(self, confirms: bool = False) -> _LostConnection:
+        return self
+
+    async def __aenter__(self) -> amqp.Channel:
         await trio.lowlevel.checkpoint()
         raise amqp.ConnectionLost("cut")
-        yield
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
 
 
 async def test_a_connection_lost_while_a_queue_is_declared_is_a_lost_broker() -> None:
@@ -666,7 +716,7 @@ def _with_header(name: bytes, field: bytes) -> bytes:
 def test_a_message_can_be_taken_and_published_again_whatever_its_headers(properties: bytes) -> None:
     """One that cannot ends every life of the program that meets it."""
     headers = decode_properties(properties).headers
-    encode_properties("application/json", headers, True, None, "1", None)
+    encode_properties("application/json", carriable(headers), True, None, "1", None)
 
 
 @pytest.mark.parametrize(
@@ -687,3 +737,246 @@ def test_a_message_can_be_taken_and_published_again_whatever_its_headers(propert
 def test_a_variable_that_no_library_can_use_is_bad_configuration(wrong: dict[str, str]) -> None:
     with pytest.raises(BadConfiguration):
         read_settings(ENVIRONMENT | wrong)
+
+
+# -- no hang
+
+
+class SlowStore(FaultyStore):
+    async def put(self, bucket: str, key: str, file: int, size: int) -> None:
+        await trio.sleep(1)
+        await super().put(bucket, key, file, size)
+
+
+async def test_a_done_that_was_read_before_its_fragment_was_handed_out_again_frees_no_other_seat(
+    autojump_clock: Clock,
+) -> None:
+    """Five dones come in one piece; what is void and waits for nothing is handed out again before its own is looked at."""
+    rounds: list[list[str]] = []
+    broken = trio.Event()
+
+    async def one_by_one(connection: StepConnection) -> None:
+        async for fragment in connection.fragments():
+            await trio.sleep(2)
+            await connection.result([id_of(fragment)], id_of(fragment), b"x")
+            await connection.done(id_of(fragment))
+        await connection.kill()
+
+    async def breaking(connection: StepConnection) -> None:
+        batch: list[str] = []
+        async for fragment in connection.fragments():
+            batch.append(id_of(fragment))
+            if not rounds and len(batch) < 5:
+                continue
+            if not rounds:
+                for own in batch[:4]:
+                    await connection.result([own], own, b"x")
+                await connection.send(["not a message"])
+                await connection.outputs.aclose()
+                connection.outputs = await trio.open_unix_socket(connection.volume / "out.sock")
+            else:
+                for own in batch:
+                    await connection.result([own], own, b"x")
+            rounds.append(batch)
+            broken.set()
+            await trio.sleep(0.2)
+            frames = [encode_frame(json.dumps({"fragment_id": own}).encode()) for own in batch]
+            await connection.outputs.send_all(b"".join(frames))
+            batch = []
+        await connection.kill()
+
+    async with temporary_row(SIDECAR_HANDOUT_DEPTH="5") as row:
+
+        async def patient() -> None:
+            await broken.wait()
+            await row.run_step(one_by_one)
+
+        await row.put(5)
+        sidecar = sidecar_with(row, finished(), store=SlowStore(row.store_root))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(row.run_step, breaking)
+            nursery.start_soon(patient)
+            with trio.fail_after(300):
+                await sidecar.run()
+            nursery.cancel_scope.cancel()
+        assert len(row.outputs()) == 5
+
+
+async def test_a_dead_connection_is_not_held_against_a_hand_out_that_came_after_it(
+    autojump_clock: Clock,
+) -> None:
+    """A void fragment: its input connection closes, then its done comes, and it is with another connection already."""
+    async with temporary_row() as row:
+        others: list[str] = []
+
+        async def other(connection: StepConnection) -> None:
+            async for fragment in connection.fragments():
+                own = id_of(fragment)
+                others.append(own)
+                await trio.sleep(3)
+                await connection.result([own], own, b"x")
+                await connection.done(own)
+            await connection.kill()
+
+        await row.put(1)
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream)
+        with trio.fail_after(300):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sidecar.run)
+                first = await row.connect()
+                fragment = await first.__anext__()
+                second_output = await trio.open_unix_socket(row.volume / "out.sock")
+                await second_output.send_all(encode_frame(b"nonsense"))
+                await trio.sleep(0.1)
+                await second_output.aclose()
+                nursery.start_soon(row.run_step, other)
+                await trio.sleep(0.1)
+                await first.inputs.aclose()
+                await trio.sleep(0.1)
+                await first.done(id_of(fragment))
+                await trio.sleep(5)
+                await first.outputs.aclose()
+                await row.put(2, start=1)
+                upstream.finished.set()
+        assert sorted(others) == [fragment_id(number) for number in range(3)]
+        assert row.tally.struck == 0
+
+
+async def second(row: Row) -> bytes:
+    """The description of another fragment, which is on no queue."""
+    await row.put_object("iterum_data/1.txt", b"content 1")
+    file = {"name": "1.txt", "path": "iterum_data/1.txt", "bucket": "source"}
+    return json.dumps({"files": [file], "metadata": {"fragment_id": fragment_id(1)}}).encode()
+
+
+@pytest.mark.parametrize("depth", ["1", "2"])
+async def test_a_step_that_gathers_is_given_suspects_too_when_it_waits_for_more(
+    depth: str, autojump_clock: Clock
+) -> None:
+    """After a lost connection a quorum queue's counter makes suspects of what is delivered again."""
+
+    async def pairs(connection: StepConnection) -> None:
+        batch: list[str] = []
+        async for fragment in connection.fragments():
+            batch.append(id_of(fragment))
+            if len(batch) == 2:
+                await connection.result(batch, batch[0], b"x")
+                for own in batch:
+                    await connection.done(own)
+                batch.clear()
+        await connection.kill()
+
+    async with temporary_row(SIDECAR_HANDOUT_DEPTH=depth) as row:
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream)
+        await row.put(1)
+        with trio.fail_after(300):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(row.run_step, pairs)
+                nursery.start_soon(sidecar.run)
+                await trio.sleep(0.2)
+                row.broker.put(INPUT, await second(row), {"x-acquired-count": 2})
+                upstream.finished.set()
+        assert len(row.outputs()) == 1
+
+
+async def test_a_connection_that_gathers_is_not_held_up_by_a_slow_one_beside_it(
+    autojump_clock: Clock,
+) -> None:
+    gathered_at: list[float] = []
+
+    async def gathering(connection: StepConnection) -> None:
+        batch: list[str] = []
+        async for fragment in connection.fragments():
+            batch.append(id_of(fragment))
+            if len(batch) == 8:
+                gathered_at.append(trio.current_time())
+                for own in batch:
+                    await connection.done(own)
+                batch.clear()
+        for own in batch:
+            await connection.done(own)
+        await connection.kill()
+
+    async def slow(connection: StepConnection) -> None:
+        async for fragment in connection.fragments():
+            await trio.sleep(600)
+            await connection.done(id_of(fragment))
+        await connection.kill()
+
+    async with temporary_row(SIDECAR_KILL_TIMEOUT="2000") as row:
+        await row.put(17)
+        began = trio.current_time()
+        await row.run(slow, gathering)
+        assert gathered_at[0] - began < 60
+
+
+async def test_a_step_that_reads_nothing_is_told_of(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Waiting for ever is a stall; what is waited for, and for how long, is in the log."""
+
+    async def deaf(connection: StepConnection) -> None:
+        await trio.sleep_forever()
+
+    async with temporary_row() as row:
+        await row.put(1)
+        with trio.move_on_after(900):
+            await row.run(deaf)
+        assert caplog.records
+
+
+class _CallAtStep(trio.abc.Instrument):
+    """Calls something when so many task steps have been taken."""
+
+    def __init__(self, call: Callable[[], None], steps: int) -> None:
+        self._call = call
+        self._left = steps
+
+    @property
+    def reached(self) -> bool:
+        return self._left <= 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._call()
+
+
+async def test_a_drain_after_a_breach_settles_every_fragment_once(autojump_clock: Clock) -> None:
+    """Begun at every step in turn."""
+    steps = 0
+    reached = True
+    while reached:
+        steps += 1
+        async with temporary_row() as row:
+            broken: list[str] = []
+
+            async def breaking(connection: StepConnection, broken: list[str] = broken) -> None:
+                async for fragment in connection.fragments():
+                    own = id_of(fragment)
+                    if not broken:
+                        broken.append(own)
+                        await connection.send(["not a message"])
+                        await connection.outputs.aclose()
+                        connection.outputs = await trio.open_unix_socket(
+                            connection.volume / "out.sock"
+                        )
+                    await connection.done(own)
+                await connection.kill()
+
+            await row.put(2)
+            sidecar = row.make_sidecar(finished())
+            instrument = _CallAtStep(sidecar.drain, steps)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(row.run_step, breaking)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await sidecar.run()
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+                nursery.cancel_scope.cancel()
+            reached = instrument.reached
+            assert len(row.broker.messages(INPUT)) <= 2
