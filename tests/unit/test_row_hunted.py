@@ -24,6 +24,7 @@ from iterum_sidecar.exit_codes import (
     DrainDeadlinePassed,
     ServiceLost,
     SidecarError,
+    TransformationLost,
     WorkLeft,
 )
 from iterum_sidecar.framing import encode_frame
@@ -879,6 +880,61 @@ async def test_a_step_that_gathers_is_given_suspects_too_when_it_waits_for_more(
                 row.broker.put(INPUT, await second(row), {"x-acquired-count": 2})
                 upstream.finished.set()
         assert len(row.outputs()) == 1
+
+
+async def test_a_step_that_gathers_at_a_depth_of_its_own_is_given_suspects_and_others(
+    autojump_clock: Clock,
+) -> None:
+    """It holds one and has room, and a suspect waits to be handed out alone, with another fragment behind it."""
+
+    async def threes(connection: StepConnection) -> None:
+        batch: list[str] = []
+        async for fragment in connection.fragments():
+            batch.append(id_of(fragment))
+            if len(batch) == 3:
+                await connection.result(batch, batch[0], b"x")
+                for own in batch:
+                    await connection.done(own)
+                batch.clear()
+        await connection.kill()
+
+    async with temporary_row(SIDECAR_HANDOUT_DEPTH="5") as row:
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream)
+        await row.put(1)
+        with trio.fail_after(300):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(row.run_step, threes)
+                nursery.start_soon(sidecar.run)
+                await trio.sleep(0.2)
+                row.broker.put(INPUT, await second(row), {"x-acquired-count": 2})
+                await row.put(1, start=2)
+                upstream.finished.set()
+        assert len(row.outputs()) == 1
+
+
+async def test_a_connection_that_is_stuck_keeps_no_fragment_from_one_that_has_room(
+    autojump_clock: Clock,
+) -> None:
+    """The length of a frame that it was told of binds no fragment to it, and the program comes to its end."""
+    worked: list[str] = []
+
+    async def stuck(connection: StepConnection) -> None:
+        await connection.__anext__()
+        await trio.sleep_forever()
+
+    async def sound(connection: StepConnection) -> None:
+        async for fragment in connection.fragments():
+            await trio.sleep(2)
+            worked.append(id_of(fragment))
+            await connection.done(id_of(fragment))
+        await connection.kill()
+
+    async with temporary_row() as row:
+        await row.put(12)
+        with trio.fail_after(3600), pytest.RaisesGroup(TransformationLost, flatten_subgroups=True):
+            await row.run(stuck, sound)
+        assert len(worked) == 11
 
 
 async def test_a_connection_that_gathers_is_not_held_up_by_a_slow_one_beside_it(

@@ -61,3 +61,19 @@ async def test_a_drain_in_the_middle_of_a_call_leaves_what_is_in_work_to_be_ackn
         assert await consumer.waiting() == 0, "it went back to the queue"
         broker.acknowledge(delivery)
         await broker.flush()
+
+
+async def test_a_message_with_headers_of_nearly_a_frame_can_be_dead_lettered(
+    rabbitmq: RabbitMQ, queue: str
+) -> None:
+    """With ours it is more than a frame; whoever cannot publish it again ends with every life that meets it."""
+    async with consuming(rabbitmq, queue) as (broker, consumer):
+        await (await broker.publish(queue, b"", {"theirs": "h" * 129_000})).wait()
+        (delivery,) = await consumer.receive()
+        headers = {**delivery.headers, "x-iterum-reason": "r" * 2000, "x-iterum-step": "s"}
+        await (await broker.publish(queue, delivery.body, headers)).wait()
+        broker.acknowledge(delivery)
+        (again,) = await consumer.receive()
+        assert again.headers["x-iterum-reason"] == "r" * 2000
+        broker.acknowledge(again)
+        await broker.flush()
