@@ -80,6 +80,8 @@ class News(Enum):
     FINISHED = auto()
     """All earlier steps are finished."""
     STARVED = auto()
-    """The transformation wants more fragments than the window allows."""
+    """A connection of the transformation waits for more fragments than the window allows."""
+    ALL_STARVED = auto()
+    """All of them that hold something do."""
     IDLE = auto()
     """Nothing is in flight."""

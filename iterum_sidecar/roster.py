@@ -2,19 +2,17 @@
 
 Plain data like the ledger: no I/O, no task; the time is told by whoever asks. A connection holds one fragment
 at a time, which is what makes a step safe that writes every result to one path (contract, section 7). The depth is
-raised only for a step that gathers: it has finished none for a second, and *waits for input*. Whether it does is found out by
-an announcement: the length of the next frame is sent, and not the fragment. A step that reads that length waits in its
-read, so the rest follows and the depth doubles. One that is busy does not read it; the rest follows when its done has come, as it would have anyway.
+raised only for a step that gathers: it has finished none for a second, and *waits for input*, which `stages/handout.py` finds out.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from iterum_sidecar.entries import Entry
 
@@ -37,8 +35,6 @@ class Seat(Generic[DeliveryT, WorkT]):
     held: list[Entry[DeliveryT, WorkT]] = field(default_factory=list)
     alone: bool = False
     """Whether it holds a suspect, beside which it gets nothing."""
-    announced: Entry[DeliveryT, WorkT] | None = None
-    """The entry that it gets next, because the length of its frame has been sent."""
     gathers: bool = False
     """Whether starvation has shown that it needs several at once; suspects are then no exception."""
     listed: bool = True
@@ -47,6 +43,9 @@ class Seat(Generic[DeliveryT, WorkT]):
     def has_room(self) -> bool:
         """Whether it may be handed a fragment now."""
         return not self.alone and len(self.held) < self.depth
+
+
+Fits: TypeAlias = "Callable[[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]], bool]"
 
 
 class Roster(Generic[DeliveryT, WorkT]):
@@ -77,7 +76,6 @@ class Roster(Generic[DeliveryT, WorkT]):
         """A connection has gone; returns what it held."""
         self._seats.remove(seat)
         seat.depth = 0
-        self._withdraw(seat)
         held, seat.held = seat.held, []
         for entry in held:
             del self._seat_of[entry]
@@ -100,9 +98,12 @@ class Roster(Generic[DeliveryT, WorkT]):
         self._list(seat)
 
     def assign(
-        self, now: float
+        self, now: float, fits: Fits[DeliveryT, WorkT] = lambda _seat, _entry: True
     ) -> Iterator[tuple[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]]]:
-        """Yield each (seat, entry) that is to be handed out now; the seat holds the entry from then on."""
+        """Yield each (seat, entry) that is to be handed out now; the seat holds the entry from then on.
+
+        `fits` tells whether a connection can be given an entry at all.
+        """
         vacant = self._vacant
         fruitless = 0
         while fruitless < len(vacant) and not self.closed:
@@ -111,7 +112,7 @@ class Roster(Generic[DeliveryT, WorkT]):
                 vacant.popleft().listed = False
                 continue
             vacant.rotate(-1)
-            entry = self._next_for(seat)
+            entry = self._next_for(seat, fits)
             if entry is None:
                 fruitless += 1
                 continue
@@ -124,8 +125,6 @@ class Roster(Generic[DeliveryT, WorkT]):
     def take_back(self) -> list[Entry[DeliveryT, WorkT]]:
         """Hand out nothing more; returns what was ready and will not be handed out."""
         self.closed = True
-        for seat in self._seats:
-            self._withdraw(seat)
         left = [*self._suspects, *self._ready]
         self._suspects.clear()
         self._ready.clear()
@@ -145,12 +144,7 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     @property
     def waiting(self) -> int:
-        """How many entries are ready and not handed out; those that are announced count."""
-        return self.ready + sum(seat.announced is not None for seat in self._seats)
-
-    @property
-    def ready(self) -> int:
-        """How many entries are ready and not bound to a connection."""
+        """How many entries are ready and not handed out."""
         return len(self._ready) + len(self._suspects)
 
     def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
@@ -170,60 +164,33 @@ class Roster(Generic[DeliveryT, WorkT]):
         """
         return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
 
-    def announce(self) -> list[tuple[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]]]:
-        """The step is starved: return what is to be announced to each connection that holds something and gets nothing more.
-
-        The seat gets that entry next, whether the announcement is read (`announcement_read`) or a done comes first.
-        """
-        announced = []
-        for seat in self._seats:
-            if self.closed or seat.announced or seat.depth >= MAX_DEPTH or not seat.held:
-                continue
-            if seat.has_room() and self._ready:
-                continue
-            entry = self._take_ready()
-            if entry is None:
-                continue
-            seat.announced = entry
-            announced.append((seat, entry))
-        return announced
-
-    def announcement_read(self, seat: Seat[DeliveryT, WorkT]) -> None:
-        """A connection has read its announcement: it gathers, so its depth doubles, and suspects are no exception there."""
+    def deepen(self, seat: Seat[DeliveryT, WorkT]) -> None:
+        """A connection waits for input and finishes nothing: it gathers, so its depth doubles, and suspects are no exception there."""
         seat.depth = min(seat.depth * 2, MAX_DEPTH)
         seat.alone = False
         seat.gathers = True
         self._suspect_out = None
         self._list(seat)
 
-    def _withdraw(self, seat: Seat[DeliveryT, WorkT]) -> None:
-        """Make what was announced to a connection ready for any other."""
-        if seat.announced is not None:
-            entry, seat.announced = seat.announced, None
-            (self._suspects if entry.suspect else self._ready).appendleft(entry)
-
-    def _take_ready(self) -> Entry[DeliveryT, WorkT] | None:
-        """Take what may be announced; suspects last."""
-        if self._ready:
-            return self._ready.popleft()
-        return self._suspects.popleft() if self._suspects else None
-
-    def _next_for(self, seat: Seat[DeliveryT, WorkT]) -> Entry[DeliveryT, WorkT] | None:
-        if seat.announced is not None:
-            entry, seat.announced = seat.announced, None
-            if entry.suspect and not seat.held and not seat.gathers:
-                self._suspect_out = entry
-                seat.alone = True
-            return entry
+    def _next_for(
+        self, seat: Seat[DeliveryT, WorkT], fits: Fits[DeliveryT, WorkT]
+    ) -> Entry[DeliveryT, WorkT] | None:
+        suspect = False
         if self._suspects and seat.gathers:
-            return self._suspects.popleft()
-        if self._suspects and self._suspect_out is None:
+            row = self._suspects
+        elif self._suspects and self._suspect_out is None:
             if seat.held:
                 return None  # it empties, and then holds the suspect alone
-            self._suspect_out = self._suspects.popleft()
+            row, suspect = self._suspects, True
+        else:
+            row = self._ready
+        if not row or not fits(seat, row[0]):
+            return None
+        entry = row.popleft()
+        if suspect:
+            self._suspect_out = entry
             seat.alone = True
-            return self._suspect_out
-        return self._ready.popleft() if self._ready else None
+        return entry
 
     def _list(self, seat: Seat[DeliveryT, WorkT]) -> None:
         if not seat.listed:

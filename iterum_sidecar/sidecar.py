@@ -170,6 +170,7 @@ class Sidecar:
             roster=self._roster,
             start_timeout=settings.transformation_start_timeout,
             return_timeout=settings.transformation_return_timeout,
+            kill_timeout=settings.kill_timeout,
             kill_on_error=settings.kill_on_error,
         )
         to_collect, partings = trio.open_memory_channel[Parting](math.inf)

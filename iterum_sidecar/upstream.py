@@ -90,8 +90,10 @@ class ManagerWatch:
         async with httpx2.AsyncClient(timeout=ANSWER_DEADLINE, verify=verify) as client:
             while True:
                 try:
-                    response = await client.get(self._address)
-                except httpx2.HTTPError as error:
+                    # httpx's own timeout is one for each read; an answer may trickle.
+                    with trio.fail_after(ANSWER_DEADLINE):
+                        response = await client.get(self._address)
+                except (httpx2.HTTPError, trio.TooSlowError) as error:
                     self._failed(f"{type(error).__name__}: {error}")
                 else:
                     if self._is_finished(response.status_code, response.content):

@@ -31,6 +31,8 @@ _log = get_log(__name__)
 SAY_EVERY = 60.0
 #: Seconds that a few calls together may take; one alone has 30 s in the AMQP client.
 CALLS_DEADLINE = 40.0
+#: Bytes of headers that are kept where not all can be: no broker agrees on frames of less than 8 KiB, RabbitMQ's 4.1 neither.
+MOST_HEADERS = 7 * 1024
 #: Reply codes of AMQP 0-9-1 ("Reply codes" in its reference).
 _NOT_FOUND = 404
 _INTERNAL_ERROR = 541
@@ -246,14 +248,19 @@ class AmqpConsumer:
 
 
 def carriable(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the headers that can be published."""
-    kept = {}
-    for name, value in headers.items():
+    """Return as many of the headers as can be published, the sidecar's own first."""
+    kept: dict[str, Any] = {}
+    size = 0
+    for name, value in sorted(
+        headers.items(), key=lambda item: not item[0].startswith("x-iterum-")
+    ):
         try:
-            encode_properties(None, {name: value}, True, None, None, None)
+            encoded = encode_properties(None, {name: value}, True, None, None, None)
         except ValueError:
             continue
-        kept[name] = value
+        if size + len(encoded) <= MOST_HEADERS:
+            size += len(encoded)
+            kept[name] = value
     return kept
 
 

@@ -34,14 +34,14 @@ __all__ = ["Handout"]
 
 _log = get_log(__name__)
 
-_KILL_FRAME = encode_frame(KILL_MESSAGE)
-
 #: Seconds between looks at whether the step is starved, or gone.
 TICK = 1.0
 #: The same once nothing new comes and only the end is waited for.
 LAST_TICK = 0.1
 #: Seconds without a hand-out or a done after which the done of a void hand-out is not waited for any longer.
 VOID_PATIENCE = 10.0
+#: The length that is announced. Descriptions of some 300 files fit in; more is for the connection's next life.
+ANNOUNCED_LENGTH = 64 * 1024
 #: Seconds that a step which waits for input is given to read the length of its next frame; microseconds do, on a machine that is free.
 ANNOUNCEMENT_PATIENCE = 0.05
 #: Seconds that the kill message may take to leave when the program ends.
@@ -54,8 +54,8 @@ SAY_EVERY = 60.0
 class _Connection:
     peer: Peer
     seat: Seat[Any, Any]
-    announced: bytes | None = None
-    """The payload of the frame whose length has been sent."""
+    announced: int = 0
+    """The length of its next frame's payload, if that has been sent already; what is sent then is filled up with blanks."""
     killed: bool = False
 
 
@@ -70,8 +70,10 @@ class Handout:
         roster: FragmentRoster,
         start_timeout: float,
         return_timeout: float,
+        kill_timeout: float,
         kill_on_error: bool = True,
     ) -> None:
+        self._kill_timeout = kill_timeout
         self._kill_on_error = kill_on_error
         self._listener = listener
         self._ledger = ledger
@@ -98,7 +100,7 @@ class Handout:
             # Whoever connected in the last moment would otherwise connect again for ever.
             while (late := self._listener.accept_nowait()) is not None:
                 if self._says_kill():
-                    late.send(_KILL_FRAME)
+                    late.send(encode_frame(KILL_MESSAGE))
                 late.close()
 
     async def _attend(self, peer: Peer, to_collect: trio.MemorySendChannel[Parting]) -> None:
@@ -130,7 +132,8 @@ class Handout:
     def _part(self, connection: _Connection, to_collect: trio.MemorySendChannel[Parting]) -> None:
         """Tell collect of a connection that is gone; what it held after its kill may still be finished by its output."""
         held = self._roster.leave(connection.seat)
-        unread = connection.peer.was_reset
+        # An announcement is made only when all before it has been read.
+        unread = connection.peer.was_reset and not connection.announced
         if connection.killed and not unread:
             held, death = [], False
         else:
@@ -200,14 +203,21 @@ class Handout:
             self._reconsider()
 
     def _dispatch(self) -> None:
-        for seat, entry in self._roster.assign(trio.current_time()):
+        for seat, entry in self._roster.assign(trio.current_time(), self._fits):
             self._ledger.hand_out(entry)
-            connection = self._connections[seat]
-            if connection.announced is None:
-                connection.peer.send(encode_frame(_describe(entry)))
-            else:
-                connection.peer.send(connection.announced)
-                connection.announced = None
+            self._send(self._connections[seat], _describe(entry))
+
+    def _fits(self, seat: Seat[Any, Any], entry: FragmentEntry) -> bool:
+        announced = self._connections[seat].announced
+        return not announced or len(_describe(entry)) <= announced
+
+    def _send(self, connection: _Connection, payload: bytes) -> None:
+        if connection.announced:
+            # JSON does not mind blanks.
+            connection.peer.send(payload.ljust(connection.announced))
+            connection.announced = 0
+        else:
+            connection.peer.send(encode_frame(payload))
 
     # -- the end
 
@@ -222,7 +232,8 @@ class Handout:
             due = self._ledger.out() == 0 or self._may_hold_a_batch()
         else:
             settled = len(self._ledger) == 0
-            due = self._ever_connected and (settled or self._may_hold_a_batch())
+            left = self._may_hold_a_batch() or self._is_stuck()
+            due = self._ever_connected and (settled or left)
         if due:
             self._kill_due.set()
 
@@ -235,15 +246,9 @@ class Handout:
         killed.set()
 
     def _kill(self, connection: _Connection) -> None:
-        if connection.killed:
-            return
-        connection.killed = True
-        if connection.announced is None:
-            connection.peer.send(_KILL_FRAME)
-        else:
-            # The length of a fragment's frame has been sent, and the fragment goes elsewhere: JSON does not mind blanks.
-            connection.peer.send(KILL_MESSAGE.ljust(len(connection.announced)))
-            connection.announced = None
+        if not connection.killed:
+            connection.killed = True
+            self._send(connection, KILL_MESSAGE)
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
         """Return to the queue what will not be worked here: everything, or what is not with the transformation."""
@@ -270,6 +275,7 @@ class Handout:
                 absent_since = said = now
                 self._tell_of_long_work(now)
                 await self._feed(now, news)
+                self._close_what_fits_nothing()
                 continue
             if self._ever_connected and not self._is_missed():
                 absent_since = now
@@ -313,50 +319,82 @@ class Handout:
         return self._roster.is_starved(trio.current_time(), self._unread())
 
     def _may_hold_a_batch(self) -> bool:
-        """Whether only the kill message can bring out what the transformation still holds."""
-        return self._is_starved() and not self._roster.void_held()
+        """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input."""
+        return (
+            self._is_starved()
+            and not self._roster.void_held()
+            and all(map(_waits_for_input, self._holding()))
+        )
+
+    def _is_stuck(self) -> bool:
+        """Whether it is busy, as it seems, for so long that it is told kill all the same when nothing else is left."""
+        idle = self._roster.idle_for(trio.current_time())
+        return self._roster.held > 0 and idle >= max(self._kill_timeout, 1)
+
+    def _holding(self) -> list[_Connection]:
+        return [each for each in self._connections.values() if each.seat.held]
 
     def _unread(self) -> int:
         return sum(
             connection.peer.unread()
             for connection in self._connections.values()
-            if connection.announced is None
+            if not connection.announced
         )
 
     async def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
-        """Give a starved step more, if it waits for more."""
-        roster = self._roster
-        self._follow_announcements()
+        """Find out who waits for input while nothing is finished, and give more to them.
+
+        The length of the next frame is sent, and not the frame. Who reads it waits in its read, so it gathers. Who is
+        busy does not read it, and gets the rest when its done has come.
+        """
+        if not self._roster.waiting and self._is_stuck():
+            news.send_nowait(News.ALL_STARVED)
         if self._killing or not self._is_starved():
             return
-        if roster.idle_for(now) >= VOID_PATIENCE:
-            for entry in roster.void_held():
-                roster.done(entry, now)
-                if entry.state is not State.OUT:
-                    continue  # its done has come, and is on its way here
-                _log.warning(
-                    "a done is not waited for any longer; its fragment is handed out again",
-                    fragment_id=entry.fragment_id,
-                )
-                for fallen in self._ledger.give_up_void(entry):
-                    self._to_settle.send_nowait(fallen)
-        if not roster.ready:
-            news.send_nowait(News.STARVED)
-            return
-        for seat, entry in roster.announce():
-            connection = self._connections[seat]
-            connection.announced = _describe(entry)
-            connection.peer.send(encode_frame(connection.announced)[:FRAME_LENGTH_SIZE])
+        self._give_up_void(now)
+        for connection in self._holding():
+            if not connection.announced:
+                connection.announced = ANNOUNCED_LENGTH
+                connection.peer.send(encode_frame(bytes(ANNOUNCED_LENGTH))[:FRAME_LENGTH_SIZE])
         await trio.sleep(ANNOUNCEMENT_PATIENCE)
-        self._follow_announcements()
-
-    def _follow_announcements(self) -> None:
-        """Send the rest to every connection that has read the length of its next frame: it waits for input."""
-        for connection in self._connections.values():
-            if connection.announced is not None and connection.peer.unread() == 0:
-                self._roster.announcement_read(connection.seat)
-                _log.info("the transformation gathers: more at a time", depth=connection.seat.depth)
+        holding = self._holding()
+        waiting = [each for each in holding if _waits_for_input(each)]
+        if not waiting or self._kill_due.is_set():
+            return
+        if not self._roster.waiting:
+            news.send_nowait(News.STARVED if len(waiting) < len(holding) else News.ALL_STARVED)
+            return
+        for connection in waiting:
+            self._roster.deepen(connection.seat)
+        _log.info("the transformation gathers: more at a time", depth=waiting[0].seat.depth)
         self._dispatch()
+
+    def _give_up_void(self, now: float) -> None:
+        if self._roster.idle_for(now) < VOID_PATIENCE:
+            return
+        for entry in self._roster.void_held():
+            self._roster.done(entry, now)
+            if entry.state is not State.OUT:
+                continue  # its done has come, and is on its way here
+            _log.warning(
+                "a done is not waited for any longer; its fragment is handed out again",
+                fragment_id=entry.fragment_id,
+            )
+            for fallen in self._ledger.give_up_void(entry):
+                self._to_settle.send_nowait(fallen)
+
+    def _close_what_fits_nothing(self) -> None:
+        """Close a connection that holds nothing and was announced less than the next fragment's description needs."""
+        for connection in list(self._connections.values()):
+            if connection.announced and not connection.seat.held and self._roster.waiting:
+                _log.info(
+                    "closing an input connection: the next fragment is longer than was announced"
+                )
+                connection.peer.close()
+
+
+def _waits_for_input(connection: _Connection) -> bool:
+    return bool(connection.announced) and connection.peer.unread() == 0
 
 
 def _describe(entry: FragmentEntry) -> bytes:

@@ -163,8 +163,9 @@ class Intake:
             if item is News.FINISHED:
                 self._finished = True
                 _log.info("upstream is finished")
-            starved = item is News.STARVED
-            if self._finished and await self._at_the_end(starved=starved):
+            starved = item in {News.STARVED, News.ALL_STARVED}
+            all_starved = item is News.ALL_STARVED
+            if self._finished and await self._at_the_end(starved=all_starved):
                 scope.cancel("the queue is at its end")
                 return
             if starved:

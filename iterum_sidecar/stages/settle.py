@@ -28,7 +28,7 @@ _log = get_log(__name__)
 
 #: Dead letters and struck fragments whose confirm is waited for at a time.
 SLOW_VERDICTS = 16
-#: The longest reason in a header: a broker's frame must hold all of them.
+#: The longest reason in a header, in bytes: a broker's frame must hold all of them.
 _LONGEST_REASON = 2000
 
 
@@ -113,7 +113,7 @@ class Settle:
 
     def _why(self, entry: FragmentEntry) -> dict[str, object]:
         return {
-            "x-iterum-reason": entry.reason[:_LONGEST_REASON],
+            "x-iterum-reason": entry.reason.encode()[:_LONGEST_REASON].decode(errors="ignore"),
             "x-iterum-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "x-iterum-step": self._step,
             "x-iterum-queue": self._input_queue,

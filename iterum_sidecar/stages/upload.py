@@ -35,6 +35,10 @@ RESULTS_AT_A_TIME = 16
 FILES_AT_A_TIME = 8
 
 
+#: RabbitMQ's `max_message_size` since 4.0 is 16 MiB; the lineage message has some more around the description.
+LONGEST_DESCRIPTION = 16 * 1024 * 1024 - 4096
+
+
 class _ResultRefused(Exception):
     """A result cannot be stored, by its own fault."""
 
@@ -80,6 +84,7 @@ class Upload:
     ) -> None:
         async for cargo in from_collect:
             try:
+                description = self._describe(cargo)
                 await self._put_all(cargo)
             except _ResultRefused as refusal:
                 self._tally.refused_results += 1
@@ -89,7 +94,7 @@ class Upload:
             finally:
                 for taken in cargo.files:
                     self._volume.release(taken)
-            await to_publish.send(Parcel(cargo.output, cargo.queue, self._describe(cargo)))
+            await to_publish.send(Parcel(cargo.output, cargo.queue, description))
 
     async def _put_all(self, cargo: OutputCargo) -> None:
         pairs = iter(list(zip(cargo.message.files, cargo.files, strict=True)))
@@ -149,7 +154,7 @@ class Upload:
     def _describe(self, cargo: OutputCargo) -> bytes:
         output_id = cargo.output.output_id
         metadata = cargo.message.metadata
-        return encode_message(
+        description = encode_message(
             RemoteFragment(
                 [
                     RemoteFile(file.name, f"{OBJECT_PREFIX}{output_id}/{file.name}", self._bucket)
@@ -163,3 +168,8 @@ class Upload:
                 ),
             )
         )
+        if len(description) > LONGEST_DESCRIPTION:
+            raise _ResultRefused(
+                f"its description has {len(description):,} bytes, a broker takes {LONGEST_DESCRIPTION:,}"
+            )
+        return description

@@ -216,85 +216,19 @@ def test_starved_is_who_has_read_everything_and_for_a_second_finished_none() -> 
     assert not roster.is_starved(200.0, 0)
 
 
-def starve(roster: TestRoster, now: float, *, read: bool) -> list[TestSeat]:
-    """Announce to every connection that has no room, and let each read it, or not; returns who was announced to."""
-    seats = [seat for seat, _ in roster.announce()]
-    for seat in seats if read else ():
-        roster.announcement_read(seat)
-    return seats
-
-
-def test_a_connection_that_reads_its_announcement_gets_twice_as_many_and_keeps_it() -> None:
+def test_a_connection_that_gathers_gets_twice_as_many_and_keeps_it() -> None:
     roster: TestRoster = Roster(1)
-    full, empty = roster.sit(), roster.sit()
-    fill(roster, 1)
-    assign(roster)
-    roster.leave(empty)
-    fill(roster, 30)
+    seat = roster.sit()
+    fill(roster, 31)
     for depth in (1, 2, 4, 8):
         assign(roster, 1.0)
-        assert (len(full.held), full.depth) == (depth, depth)
-        assert starve(roster, 2.0, read=True) == [full]
+        assert (len(seat.held), seat.depth) == (depth, depth)
+        roster.deepen(seat)
     assign(roster, 2.0)
-    for each in list(full.held):
+    for each in list(seat.held):
         roster.done(each, 3.0)
-    assert full.depth == 16
+    assert seat.depth == 16
     assert roster.sit().depth == 1
-
-
-def test_only_connections_without_room_are_announced_to() -> None:
-    roster: TestRoster = Roster(2)
-    seat = roster.sit()
-    fill(roster, 1)
-    assign(roster)
-    fill(roster, 1)
-    assert roster.announce() == []
-    assign(roster)
-    (more,) = fill(roster, 1)
-    assert roster.announce() == [(seat, more)]
-    assert roster.announce() == []
-    assert roster.waiting == 1
-
-
-def test_a_busy_connection_gets_what_was_announced_when_its_done_has_come_and_stays_at_one() -> (
-    None
-):
-    roster: TestRoster = Roster(1)
-    seat = roster.sit()
-    first, second, third = fill(roster, 3)
-    assign(roster)
-    assert starve(roster, 1.0, read=False) == [seat]
-    assert assign(roster, 1.0) == []
-    assert seat.held == [first]
-    roster.done(first, 2.0)
-    assert assign(roster, 2.0) == [(seat, second)]
-    assert (seat.depth, seat.gathers) == (1, False)
-    roster.done(second, 3.0)
-    assert assign(roster, 3.0) == [(seat, third)]
-
-
-def test_what_was_announced_to_a_connection_that_leaves_goes_to_another_and_is_not_blamed() -> None:
-    roster: TestRoster = Roster(1)
-    seat = roster.sit()
-    first, second = fill(roster, 2)
-    assign(roster)
-    starve(roster, 1.0, read=False)
-    assert roster.leave(seat) == [first]
-    other = roster.sit()
-    assert assign(roster, 2.0) == [(other, second)]
-
-
-def test_what_was_announced_is_taken_back_with_the_rest() -> None:
-    roster: TestRoster = Roster(1)
-    seat = roster.sit()
-    first, *rest = fill(roster, 3)
-    assign(roster)
-    starve(roster, 1.0, read=False)
-    assert roster.take_back() == rest
-    roster.done(first, 2.0)
-    assert assign(roster, 2.0) == []
-    assert (seat.announced, roster.waiting) == (None, 0)
-    assert roster.announce() == []
 
 
 @pytest.mark.parametrize("depth", [1, 3, 3000, MAX_DEPTH])
@@ -302,14 +236,9 @@ def test_no_depth_is_above_the_highest(depth: int) -> None:
     roster: TestRoster = Roster(depth)
     seat = roster.sit()
     for _ in range(20):
-        fill(roster, max(seat.depth - len(seat.held), 0) + 1)
-        assign(roster)
-        starve(roster, 1.0, read=True)
+        roster.deepen(seat)
         assert seat.depth <= MAX_DEPTH
     assert seat.depth == MAX_DEPTH
-    fill(roster, 1)
-    assign(roster)
-    assert roster.announce() == []
 
 
 def test_a_gathering_connection_gets_suspects_together_lest_it_starves_for_ever() -> None:
@@ -317,23 +246,19 @@ def test_a_gathering_connection_gets_suspects_together_lest_it_starves_for_ever(
     seat = roster.sit()
     suspects = fill(roster, 4, suspect=True)
     assert assign(roster) == [(seat, suspects[0])]
-    starve(roster, 1.0, read=True)
+    roster.deepen(seat)
     assert assign(roster, 1.0) == [(seat, suspects[1])]
-    starve(roster, 2.0, read=True)
+    roster.deepen(seat)
     assert [each for _, each in assign(roster, 2.0)] == suspects[2:]
 
 
-def test_a_suspect_that_was_announced_and_not_read_is_held_alone_again() -> None:
+def test_what_does_not_fit_one_connection_goes_to_another() -> None:
     roster: TestRoster = Roster(1)
-    seat = roster.sit()
-    first, second = fill(roster, 2, suspect=True)
-    assign(roster)
-    starve(roster, 1.0, read=False)
-    (plain,) = fill(roster, 1)
-    roster.done(first, 2.0)
-    assert assign(roster, 2.0) == [(seat, second)]
-    roster.done(second, 3.0)
-    assert assign(roster, 3.0) == [(seat, plain)]
+    narrow, wide = roster.sit(), roster.sit()
+    first, second = fill(roster, 2)
+    assert list(roster.assign(0.0, lambda seat, _: seat is not narrow)) == [(wide, first)]
+    assert roster.waiting == 1
+    assert list(roster.assign(0.0)) == [(narrow, second)]
 
 
 def test_the_entries_of_a_void_hand_out_that_are_held_are_known() -> None:
@@ -381,8 +306,8 @@ class Play:
         elif what == "done" and held:
             self.ended.append(held[which % len(held)])
             self.roster.done(self.ended[-1], self.now)
-        elif what in {"announce", "announce to a reader"}:
-            starve(self.roster, self.now, read=what != "announce")
+        elif what == "deepen" and self.seats:
+            self.roster.deepen(self.seats[which % len(self.seats)])
         self.assign()
 
     def assign(self) -> None:
@@ -397,9 +322,7 @@ class Play:
         assert self.roster.held == len(self.handed) - len(self.ended)
 
 
-EVENTS = st.sampled_from(
-    ["sit", "add", "add", "add a suspect", "done", "leave", "announce", "announce to a reader"]
-)
+EVENTS = st.sampled_from(["sit", "add", "add", "add a suspect", "done", "leave", "deepen"])
 
 
 @given(depth=st.integers(1, 3), events=st.lists(st.tuples(EVENTS, st.integers(0, 9)), max_size=60))
