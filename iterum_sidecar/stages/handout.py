@@ -5,7 +5,6 @@ It lives until the ledger is empty, because a fragment whose transformation has 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +12,8 @@ import trio
 from iterum_sidecar.cargo import News, Parting
 from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCame
-from iterum_sidecar.framing import FRAME_LENGTH_SIZE, encode_frame
+from iterum_sidecar.framing import encode_frame
+from iterum_sidecar.input_connection import InputConnection
 from iterum_sidecar.messages import (
     KILL_MESSAGE,
     LocalFile,
@@ -40,23 +40,12 @@ TICK = 1.0
 LAST_TICK = 0.1
 #: Seconds without a hand-out or a done after which the done of a void hand-out is not waited for any longer.
 VOID_PATIENCE = 10.0
-#: The length that is announced. Descriptions of some 300 files fit in; more is for the connection's next life.
-ANNOUNCED_LENGTH = 64 * 1024
 #: Seconds that a step which waits for input is given to read the length of its next frame; microseconds do, on a machine that is free.
 ANNOUNCEMENT_PATIENCE = 0.05
 #: Seconds that the kill message may take to leave when the program ends.
 GOODBYE_DEADLINE = 1.0
 #: Seconds between two lines about the same wait for the transformation.
 SAY_EVERY = 60.0
-
-
-@dataclass(eq=False, slots=True)
-class _Connection:
-    peer: Peer
-    seat: Seat[Any, Any]
-    announced: int = 0
-    """The length of its next frame's payload, if that has been sent already; what is sent then is filled up with blanks."""
-    killed: bool = False
 
 
 class Handout:
@@ -80,7 +69,7 @@ class Handout:
         self._roster = roster
         self._start_timeout = start_timeout
         self._return_timeout = return_timeout
-        self._connections: dict[Seat[Any, Any], _Connection] = {}
+        self._connections: dict[Seat[Any, Any], InputConnection] = {}
         self._ever_connected = False
         self._nothing_new = False
         self._killing = False
@@ -106,14 +95,14 @@ class Handout:
     async def _attend(self, peer: Peer, to_collect: trio.MemorySendChannel[Parting]) -> None:
         """Look after one connection until either side closes it."""
         seat = self._roster.sit()
-        connection = self._connections[seat] = _Connection(peer, seat)
+        connection = self._connections[seat] = InputConnection(peer, seat)
         if not self._ever_connected:
             self._ever_connected = True
             _log.info("the transformation is connected")
         closed_by_peer = False
         try:
             if self._killing:
-                self._kill(connection)
+                connection.kill()
             self._dispatch()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.run_sender)
@@ -122,18 +111,20 @@ class Handout:
                 nursery.cancel_scope.cancel("the connection is closed")
         finally:
             if not closed_by_peer and self._says_kill():
-                self._kill(connection)
+                connection.kill()
                 with trio.move_on_after(GOODBYE_DEADLINE, shield=True):
                     await peer.flush()
             peer.close()
             del self._connections[seat]
             self._part(connection, to_collect)
 
-    def _part(self, connection: _Connection, to_collect: trio.MemorySendChannel[Parting]) -> None:
+    def _part(
+        self, connection: InputConnection, to_collect: trio.MemorySendChannel[Parting]
+    ) -> None:
         """Tell collect of a connection that is gone; what it held after its kill may still be finished by its output."""
         held = self._roster.leave(connection.seat)
         # An announcement is made only when all before it has been read.
-        unread = connection.peer.was_reset and not connection.announced
+        unread = connection.peer.was_reset and not connection.is_announced
         if connection.killed and not unread:
             held, death = [], False
         else:
@@ -205,19 +196,11 @@ class Handout:
     def _dispatch(self) -> None:
         for seat, entry in self._roster.assign(trio.current_time(), self._fits):
             self._ledger.hand_out(entry)
-            self._send(self._connections[seat], _describe(entry))
+            self._connections[seat].send(_describe(entry))
 
     def _fits(self, seat: Seat[Any, Any], entry: FragmentEntry) -> bool:
-        announced = self._connections[seat].announced
-        return not announced or len(_describe(entry)) <= announced
-
-    def _send(self, connection: _Connection, payload: bytes) -> None:
-        if connection.announced:
-            # JSON does not mind blanks.
-            connection.peer.send(payload.ljust(connection.announced))
-            connection.announced = 0
-        else:
-            connection.peer.send(encode_frame(payload))
+        connection = self._connections[seat]
+        return not connection.is_announced or connection.fits(_describe(entry))
 
     # -- the end
 
@@ -242,13 +225,8 @@ class Handout:
         self._killing = True
         self._roster.take_back()
         for connection in list(self._connections.values()):
-            self._kill(connection)
+            connection.kill()
         killed.set()
-
-    def _kill(self, connection: _Connection) -> None:
-        if not connection.killed:
-            connection.killed = True
-            self._send(connection, KILL_MESSAGE)
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
         """Return to the queue what will not be worked here: everything, or what is not with the transformation."""
@@ -323,7 +301,7 @@ class Handout:
         return (
             self._is_starved()
             and not self._roster.void_held()
-            and all(map(_waits_for_input, self._holding()))
+            and all(each.waits_for_input() for each in self._holding())
         )
 
     def _is_stuck(self) -> bool:
@@ -331,14 +309,14 @@ class Handout:
         idle = self._roster.idle_for(trio.current_time())
         return self._roster.held > 0 and idle >= max(self._kill_timeout, 1)
 
-    def _holding(self) -> list[_Connection]:
+    def _holding(self) -> list[InputConnection]:
         return [each for each in self._connections.values() if each.seat.held]
 
     def _unread(self) -> int:
         return sum(
             connection.peer.unread()
             for connection in self._connections.values()
-            if not connection.announced
+            if not connection.is_announced
         )
 
     async def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
@@ -353,12 +331,10 @@ class Handout:
             return
         self._give_up_void(now)
         for connection in self._holding():
-            if not connection.announced:
-                connection.announced = ANNOUNCED_LENGTH
-                connection.peer.send(encode_frame(bytes(ANNOUNCED_LENGTH))[:FRAME_LENGTH_SIZE])
+            connection.announce()
         await trio.sleep(ANNOUNCEMENT_PATIENCE)
         holding = self._holding()
-        waiting = [each for each in holding if _waits_for_input(each)]
+        waiting = [each for each in holding if each.waits_for_input()]
         if not waiting or self._kill_due.is_set():
             return
         if not self._roster.waiting:
@@ -386,15 +362,11 @@ class Handout:
     def _close_what_fits_nothing(self) -> None:
         """Close a connection that holds nothing and was announced less than the next fragment's description needs."""
         for connection in list(self._connections.values()):
-            if connection.announced and not connection.seat.held and self._roster.waiting:
+            if connection.is_announced and not connection.seat.held and self._roster.waiting:
                 _log.info(
                     "closing an input connection: the next fragment is longer than was announced"
                 )
                 connection.peer.close()
-
-
-def _waits_for_input(connection: _Connection) -> bool:
-    return bool(connection.announced) and connection.peer.unread() == 0
 
 
 def _describe(entry: FragmentEntry) -> bytes:
