@@ -147,6 +147,10 @@ class Roster(Generic[DeliveryT, WorkT]):
         """How many entries are ready and not handed out."""
         return len(self._ready) + len(self._suspects)
 
+    def next_waiting(self) -> list[Entry[DeliveryT, WorkT]]:
+        """The entries of which one is the next to be handed out: the first suspect, and the first that is none."""
+        return [row[0] for row in (self._suspects, self._ready) if row]
+
     def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
         """The entries whose hand-out is void, and whose done may never come."""
         return [entry for entry in self._seat_of if entry.void]
@@ -160,7 +164,7 @@ class Roster(Generic[DeliveryT, WorkT]):
     def is_starved(self, now: float, unread: int) -> bool:
         """Whether the step has read everything, holds something, and for a second has finished none.
 
-        `unread` is the number of bytes that were sent to it and not read, on all connections.
+        `unread` is the number of bytes of whole frames that were sent to it and not read, on all connections.
         """
         return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
 

@@ -137,14 +137,14 @@ class Handout:
         return self._kill_on_error or self._killing or self._roster.closed
 
     async def _until_closed(self, peer: Peer) -> None:
-        while True:
-            arrived = peer.receive_nowait()
-            if arrived is None:
+        """Return when either side has closed the connection, or the transformation has sent something on it."""
+        try:
+            while (arrived := peer.receive_nowait()) is None:
                 await peer.wait_readable()
-                continue
-            if arrived:
-                _log.warning("breach: something was sent on an input connection; closing it")
-            return
+        except trio.ClosedResourceError:
+            return  # closed on this side while it was waited for
+        if arrived:
+            _log.warning("breach: something was sent on an input connection; closing it")
 
     # -- the stage
 
@@ -362,7 +362,8 @@ class Handout:
     def _close_what_fits_nothing(self) -> None:
         """Close a connection that holds nothing and was announced less than the next fragment's description needs."""
         for connection in list(self._connections.values()):
-            if connection.is_announced and not connection.seat.held and self._roster.waiting:
+            fits = all(self._fits(connection.seat, entry) for entry in self._roster.next_waiting())
+            if not connection.seat.held and not fits:
                 _log.info(
                     "closing an input connection: the next fragment is longer than was announced"
                 )

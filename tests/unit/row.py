@@ -84,6 +84,7 @@ class StepConnection:
         self.outputs = outputs
         self._reader = FrameReader()
         self._arrived: deque[dict[str, Any]] = deque()
+        self.ended_by_kill = False
 
     def fragments(self) -> StepConnection:
         """Iterate over each fragment that is handed out, until kill."""
@@ -100,6 +101,7 @@ class StepConnection:
             self._arrived.extend(map(json.loads, self._reader.feed(data)))
         message: dict[str, Any] = self._arrived.popleft()
         if "status" in message:
+            self.ended_by_kill = True
             raise StopAsyncIteration
         return message
 
@@ -194,7 +196,7 @@ class Row:
             file.flush()
             await store.put("source", key, file.fileno(), len(content))
 
-    def describe(self, number: int, files: list[tuple[str, str]]) -> None:
+    def describe(self, number: int, files: list[tuple[str, str]], custom: object = None) -> None:
         """Put a description on the input queue."""
         self.broker.put(
             INPUT,
@@ -203,7 +205,11 @@ class Row:
                     "files": [
                         {"name": name, "path": key, "bucket": "source"} for name, key in files
                     ],
-                    "metadata": {"fragment_id": fragment_id(number), "predecessors": None},
+                    "metadata": {
+                        "fragment_id": fragment_id(number),
+                        "predecessors": None,
+                        "custom": custom,
+                    },
                 }
             ).encode(),
         )

@@ -20,7 +20,7 @@ from tests.unit.row import (
     fragment_id,
     temporary_row,
 )
-from tests.unit.row_with_faults import FaultyStore, finished, id_of, sidecar_with
+from tests.unit.row_with_faults import FaultyStore, finished, id_of, run_while, sidecar_with
 
 Clock = trio.testing.MockClock
 
@@ -263,3 +263,41 @@ async def test_a_step_that_reads_nothing_is_told_of(
         with trio.move_on_after(900):
             await row.run(deaf)
         assert caplog.records
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000])
+async def test_a_fragment_that_is_longer_than_was_announced_goes_to_a_connection_of_its_own(
+    size: int, autojump_clock: Clock
+) -> None:
+    """The step was busy when the length of its next frame was sent; a longer one needs a new connection."""
+    lives: list[int] = []
+
+    async def slow_at_first(connection: StepConnection) -> None:
+        lives.append(0)
+        async for fragment in connection.fragments():
+            if lives == [0]:
+                lives[0] += 1
+                await trio.sleep(3)
+            await connection.done(id_of(fragment))
+        if connection.ended_by_kill:
+            await connection.kill()
+
+    async with temporary_row() as row:
+        await row.put(1)
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream)
+
+        async def put_another() -> None:
+            await trio.sleep(2)
+            await row.put_object("iterum_data/1.txt", b"content 1")
+            row.describe(1, [("1.txt", "iterum_data/1.txt")], custom={"long": "x" * size})
+            await trio.sleep(5)
+            upstream.finished.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put_another)
+            with trio.fail_after(300):
+                await run_while(sidecar, row, slow_at_first)
+        assert row.tally.fragments == 2
+        assert row.tally.struck == 0
+        assert len(lives) == (1 if size == 1_000 else 2)
