@@ -260,6 +260,12 @@ class Volume:
             self._descriptors_held -= not taken.is_link
             taken.release()
 
+    def remove_results(self, results: list[TakenFile]) -> None:
+        """Remove the own paths of results, and empty the list."""
+        for taken in results:
+            self.remove_result(taken)
+        results.clear()
+
     def remove_result(self, taken: TakenFile) -> None:
         """Remove a result's own path, if it still leads to the file that was taken."""
         if not taken.removable:

@@ -279,9 +279,7 @@ class Collect:
         if entry is None:
             _log.debug("a done for a fragment that is not out", fragment_id=fragment_id)
             return
-        for taken in entry.work.results:
-            self._volume.remove_result(taken)
-        entry.work.results.clear()
+        self._volume.remove_results(entry.work.results)
         # Told at once: before the fragment can be handed out again its seat must know that this hand-out has ended.
         self._roster.done(entry, trio.current_time())
         self._to_handout.send_nowait(entry)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.for_each import for_each
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger
     from iterum_sidecar.messages import RemoteFile
     from iterum_sidecar.store_faults import StoreFaults
@@ -97,32 +96,12 @@ class Download:
             workspace = entry.work.workspace = self._volume.make_workspace()
         except OSError as error:
             raise _unusable(error) from None
-        if len(message.files) == 1:
-            await self._fetch(workspace, message.files[0])
-            return
-        files = iter(message.files)
-        refusals: list[_FragmentRefused] = []
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(FILES_AT_A_TIME, len(message.files))):
-                nursery.start_soon(
-                    partial(self._fetch_some, workspace, files, refusals, nursery.cancel_scope)
-                )
-        if refusals:
-            raise refusals[0]
-
-    async def _fetch_some(
-        self,
-        workspace: Workspace,
-        files: Iterator[RemoteFile],
-        refusals: list[_FragmentRefused],
-        scope: trio.CancelScope,
-    ) -> None:
-        for file in files:
-            try:
-                await self._fetch(workspace, file)
-            except _FragmentRefused as refusal:
-                refusals.append(refusal)
-                scope.cancel("one file of the fragment cannot be had")
+        await for_each(
+            message.files,
+            partial(self._fetch, workspace),
+            at_a_time=FILES_AT_A_TIME,
+            refusal=_FragmentRefused,
+        )
 
     async def _fetch(self, workspace: Workspace, file: RemoteFile) -> None:
         """Fetch one file, however long the store is away."""

@@ -41,7 +41,8 @@ DEAD_LETTERS_IN_A_ROW = 20
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
-#: Seconds of starvation in one go before a window that cannot grow is called too small: a slow step looks the same at first.
+#: Seconds of starvation in one go before a window that cannot grow is called too small: what is dead-lettered or comes back
+#: meanwhile may complete a batch.
 TELL_OF_STARVATION_AFTER = 30.0
 #: The news of it comes every second.
 _STARVED_IN_ONE_GO = 2.5

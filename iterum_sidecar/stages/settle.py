@@ -72,7 +72,7 @@ class Settle:
                     if entry.state is State.CLOSED or entry in self._being_settled:
                         continue  # its verdict changed on the way here, and came twice by that
                     if entry.verdict is Verdict.AGAIN:
-                        self._remove_results(entry)
+                        self._volume.remove_results(entry.work.results)
                         to_handout.send_nowait(entry)
                     elif entry.verdict in {Verdict.DEAD_LETTER, Verdict.STRIKE}:
                         self._being_settled.add(entry)
@@ -142,15 +142,10 @@ class Settle:
             news.send_nowait(News.IDLE)
 
     def _clean(self, entry: FragmentEntry) -> None:
-        self._remove_results(entry)
+        self._volume.remove_results(entry.work.results)
         work = entry.work
         if work.workspace is not None and work.message is not None:
             self._volume.remove_workspace(
                 work.workspace, [file.name for file in work.message.files]
             )
             work.workspace = None
-
-    def _remove_results(self, entry: FragmentEntry) -> None:
-        for taken in entry.work.results:
-            self._volume.remove_result(taken)
-        entry.work.results.clear()

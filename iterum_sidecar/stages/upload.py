@@ -9,13 +9,12 @@ import trio
 
 from iterum_sidecar.cargo import Parcel
 from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.for_each import for_each
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, OutputCargo
     from iterum_sidecar.messages import LocalFile
     from iterum_sidecar.store_faults import StoreFaults
@@ -97,40 +96,17 @@ class Upload:
             await to_publish.send(Parcel(cargo.output, cargo.queue, description))
 
     async def _put_all(self, cargo: OutputCargo) -> None:
-        pairs = iter(list(zip(cargo.message.files, cargo.files, strict=True)))
-        prefix = f"{OBJECT_PREFIX}{cargo.output.output_id}/"
-        if len(cargo.files) == 1:
-            await self._put_some(prefix, pairs)
-            return
-        refusals: list[_ResultRefused] = []
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(FILES_AT_A_TIME, len(cargo.files))):
-                nursery.start_soon(
-                    partial(self._put_until_refused, prefix, pairs, refusals, nursery.cancel_scope)
-                )
-        if refusals:
-            raise refusals[0]
+        await for_each(
+            list(zip(cargo.message.files, cargo.files, strict=True)),
+            partial(self._put, f"{OBJECT_PREFIX}{cargo.output.output_id}/"),
+            at_a_time=FILES_AT_A_TIME,
+            refusal=_ResultRefused,
+        )
 
-    async def _put_until_refused(
-        self,
-        prefix: str,
-        pairs: Iterator[tuple[LocalFile, TakenFile]],
-        refusals: list[_ResultRefused],
-        scope: trio.CancelScope,
-    ) -> None:
-        try:
-            await self._put_some(prefix, pairs)
-        except _ResultRefused as refusal:
-            refusals.append(refusal)
-            scope.cancel("one file of the result cannot be stored")
-
-    async def _put_some(self, prefix: str, pairs: Iterator[tuple[LocalFile, TakenFile]]) -> None:
-        for file, taken in pairs:
-            await self._put(prefix + file.name, taken)
-            self._volume.release(taken)
-
-    async def _put(self, key: str, taken: TakenFile) -> None:
-        """Put one file, however long the store is away."""
+    async def _put(self, prefix: str, pair: tuple[LocalFile, TakenFile]) -> None:
+        """Put one file, however long the store is away, and let go of it."""
+        file, taken = pair
+        key = prefix + file.name
         while (failure := await self._try_to_put(key, taken)) is not None:
             if await self._faults.is_its_own(failure, reads_before=None):
                 raise _ResultRefused(str(failure))
@@ -138,6 +114,7 @@ class Upload:
             raise _ResultRefused(
                 f"{taken.path} was written to after its frame had been sent; write each result to a path of its own"
             )
+        self._volume.release(taken)
         self._faults.succeeded()
         self._tally.files_out += 1
         self._tally.bytes_out += taken.size
