@@ -19,6 +19,9 @@ __all__ = [
     "FragmentLedger",
     "FragmentOutput",
     "FragmentRoster",
+    "Gathering",
+    "HandoutNews",
+    "IntakeNews",
     "News",
     "OutputCargo",
     "Parcel",
@@ -74,6 +77,13 @@ class Parting:
     """Whether it came unasked, and after a fragment had been read."""
 
 
+@dataclass(slots=True, frozen=True)
+class Gathering:
+    """The transformation has said how many fragments it holds at a time, all connections together."""
+
+    fragments: int
+
+
 class News(Enum):
     """What intake is told about the world behind it."""
 
@@ -85,3 +95,8 @@ class News(Enum):
     """All of them that hold something do."""
     IDLE = auto()
     """Nothing is in flight."""
+
+
+# What collect tells handout, and what intake is told by all.
+HandoutNews: TypeAlias = "FragmentEntry | Gathering"
+IntakeNews: TypeAlias = "News | Gathering"

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ACCEPTED",
     "KILL_MESSAGE",
     "MAX_LOCAL_PATH_BYTES",
     "MAX_OBJECT_KEY_BYTES",
     "MAX_OUTPUT_NAME_BYTES",
     "Done",
+    "Failed",
     "FragmentId",
+    "Gathers",
     "Kill",
     "LocalFile",
     "LocalFragment",
@@ -107,11 +110,16 @@ class LocalMetadata(Struct, omit_defaults=True):
     custom: Raw = _NOTHING
 
 
-class LocalFragment(Struct):
-    """A fragment as it is handed to the transformation."""
+class LocalFragment(Struct, omit_defaults=True):
+    """A fragment as it is handed to the transformation.
+
+    `accepts` names the messages beyond the contract that this sidecar understands on the output socket; peers that do not
+    know the key ignore it, and a client sends none of them to a sidecar that does not name them.
+    """
 
     files: list[LocalFile]
     metadata: LocalMetadata
+    accepts: tuple[str, ...] = ()
 
 
 class ResultMetadata(Struct):
@@ -135,6 +143,19 @@ class Done(Struct):
     fragment_id: str
 
 
+class Failed(Struct):
+    """Beyond the contract: the transformation cannot do this fragment, for this reason, and lives on."""
+
+    fragment_id: FragmentId
+    reason: str
+
+
+class Gathers(Struct):
+    """Beyond the contract: each connection of the transformation wants to hold so many fragments at a time."""
+
+    fragments: Annotated[int, Meta(ge=1)]
+
+
 class Kill(Struct):
     """A connection of the transformation will send nothing more."""
 
@@ -145,6 +166,8 @@ class _Classified(Struct):
     files: Raw = _NOTHING
     fragment_id: Any = None
     status: Any = None
+    failed: Raw = _NOTHING
+    gathers: Raw = _NOTHING
 
 
 class _Blamed(Struct):
@@ -173,6 +196,9 @@ _remote_decoder = msgspec.json.Decoder(RemoteFragment)
 _result_decoder = msgspec.json.Decoder(Result)
 _classifier = msgspec.json.Decoder(_Classified)
 _blame_decoder = msgspec.json.Decoder(_Blamed)
+
+#: The messages beyond the contract that the sidecar understands.
+ACCEPTED = ("failed", "gathers")
 
 #: What tells a connection of the transformation that nothing more will come.
 KILL_MESSAGE = b'{"status":"complete"}'
@@ -207,7 +233,7 @@ def decode_remote_fragment(body: bytes) -> RemoteFragment:
     return fragment
 
 
-def decode_transformation_message(payload: bytes) -> Result | Done | Kill:
+def decode_transformation_message(payload: bytes) -> Result | Done | Kill | Failed | Gathers:
     """Read one frame of the transformation's output socket.
 
     Raises:
@@ -225,6 +251,9 @@ def decode_transformation_message(payload: bytes) -> Result | Done | Kill:
         return Done(message.fragment_id)
     if message.status == "complete":
         return Kill()
+    for extension, kind in ((message.failed, Failed), (message.gathers, Gathers)):
+        if bytes(extension):
+            return _decode_extension(extension, kind)
     raise MessageRefused("neither a result, nor a done, nor the kill message")
 
 
@@ -256,6 +285,13 @@ def _decode_result(payload: bytes) -> Result:
             ) from None
         raise ResultRefused(f"bad result: {error}", predecessors) from None
     return result
+
+
+def _decode_extension(value: Raw, kind: type[Failed | Gathers]) -> Failed | Gathers:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except _UNREADABLE as error:
+        raise MessageRefused(f"not a message: {error}") from None
 
 
 def _named_predecessors(payload: bytes) -> list[str]:

@@ -176,6 +176,14 @@ class Roster(Generic[DeliveryT, WorkT]):
         self._suspect_out = None
         self._list(seat)
 
+    def gather(self, depth: int) -> None:
+        """The step has said that each of its connections, those to come too, wants to hold `depth` fragments at a time."""
+        self._depth = max(self._depth, min(depth, MAX_DEPTH))
+        for seat in self._seats:
+            if seat.depth < self._depth:
+                seat.depth = self._depth
+                self._list(seat)
+
     def _next_for(
         self, seat: Seat[DeliveryT, WorkT], fits: Fits[DeliveryT, WorkT]
     ) -> Entry[DeliveryT, WorkT] | None:

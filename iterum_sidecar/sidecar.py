@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from iterum_sidecar.cargo import FragmentEntry, News, OutputCargo, Parcel, Parting
+from iterum_sidecar.cargo import (
+    FragmentEntry,
+    HandoutNews,
+    IntakeNews,
+    OutputCargo,
+    Parcel,
+    Parting,
+)
 from iterum_sidecar.config_files import fetch_config_files
 from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost, WorkLeft
 from iterum_sidecar.identity import OutputIdentity
@@ -76,7 +83,8 @@ class Sidecar:
     """One life of the sidecar beside one transformation.
 
     The ports are given from outside: `open_broker` is entered once the sockets listen, `upstream` is asked for a watch
-    on the ledger that it is given.
+    on the ledger that it is given. `identity` names the outputs, by the pipeline's hash and the step's name unless told otherwise.
+    `pause_on_dead_letters` is for queues that outlive the program; where a person watches, a pause helps nobody.
     """
 
     def __init__(
@@ -88,13 +96,16 @@ class Sidecar:
         store_patience: Patience,
         upstream: Callable[[FragmentLedger], Upstream],
         tally: Tally,
+        identity: OutputIdentity | None = None,
+        pause_on_dead_letters: bool = True,
     ) -> None:
+        self._pause_on_dead_letters = pause_on_dead_letters
         self._settings = settings
         self._open_broker = open_broker
         self._store = store
         self._tally = tally
         self._ledger: FragmentLedger = Ledger(
-            OutputIdentity(settings.pipeline_hash, settings.step),
+            identity or OutputIdentity(settings.pipeline_hash, settings.step),
             attempts_allowed=settings.attempts,
         )
         self._roster: FragmentRoster = Roster(settings.handout_depth)
@@ -240,6 +251,7 @@ class Sidecar:
             window=window,
             fixed=settings.prefetch > 0,
             attempts_allowed=settings.attempts,
+            pause_on_dead_letters=self._pause_on_dead_letters,
         )
         download = Download(store=store, volume=volume, ledger=ledger, faults=faults, tally=tally)
         collect = Collect(
@@ -299,9 +311,9 @@ class Sidecar:
         to_upload, results = trio.open_memory_channel[OutputCargo](UPLOADS_WAITING)
         to_publish, parcels = trio.open_memory_channel[Parcel](0)
         to_settle, fallen = trio.open_memory_channel[FragmentEntry](math.inf)
-        done_to_handout, done = trio.open_memory_channel[FragmentEntry](math.inf)
+        done_to_handout, done = trio.open_memory_channel[HandoutNews](math.inf)
         again_to_handout, again = trio.open_memory_channel[FragmentEntry](math.inf)
-        to_intake, news = trio.open_memory_channel[News](math.inf)
+        to_intake, news = trio.open_memory_channel[IntakeNews](math.inf)
 
         async with trio.open_nursery() as watching, trio.open_nursery() as row:
             watching.start_soon(
@@ -337,6 +349,7 @@ class Sidecar:
                     to_upload=to_upload,
                     to_handout=done_to_handout,
                     to_settle=to_settle.clone(),
+                    news=to_intake.clone(),
                     killed=killed,
                     stop=stop,
                 ),

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from iterum_sidecar.cargo import OutputCargo
+from iterum_sidecar.cargo import Gathering, OutputCargo
 from iterum_sidecar.entries import State
 from iterum_sidecar.exit_codes import TransformationLost, VolumeUnusable
 from iterum_sidecar.framing import FrameReader, FrameTooLong
 from iterum_sidecar.messages import (
     Done,
+    Failed,
+    Gathers,
     MessageRefused,
     Result,
     ResultRefused,
@@ -26,7 +28,13 @@ from iterum_sidecar.volume import PathRefused
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster, Parting
+    from iterum_sidecar.cargo import (
+        FragmentEntry,
+        FragmentLedger,
+        FragmentRoster,
+        HandoutNews,
+        Parting,
+    )
     from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.unix_sockets import Listener, Peer
     from iterum_sidecar.volume import TakenFile, Volume
@@ -99,8 +107,9 @@ class Collect:
         *,
         partings: trio.MemoryReceiveChannel[Parting],
         to_upload: trio.MemorySendChannel[OutputCargo],
-        to_handout: trio.MemorySendChannel[FragmentEntry],
+        to_handout: trio.MemorySendChannel[HandoutNews],
         to_settle: trio.MemorySendChannel[FragmentEntry],
+        news: trio.MemorySendChannel[Gathering],
         killed: trio.Event,
         stop: trio.Event,
     ) -> None:
@@ -115,7 +124,8 @@ class Collect:
         self._to_upload = to_upload
         self._to_handout = to_handout
         self._to_settle = to_settle
-        with to_upload, to_handout, to_settle:
+        self._news = news
+        with to_upload, to_handout, to_settle, news:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._accept, nursery)
                 nursery.start_soon(self._mourn, partings, stop, nursery)
@@ -269,6 +279,11 @@ class Collect:
                 await self._take(message)
             elif isinstance(message, Done):
                 self._done(message.fragment_id)
+            elif isinstance(message, Failed):
+                self._ledger.refuse_result([message.fragment_id], message.reason)
+                self._done(message.fragment_id)
+            elif isinstance(message, Gathers):
+                self._gather(message.fragments)
             else:
                 connection.said_kill = True
                 self._kill_answered = True
@@ -285,6 +300,13 @@ class Collect:
         self._to_handout.send_nowait(entry)
         for each in fallen:
             self._to_settle.send_nowait(each)
+
+    def _gather(self, fragments: int) -> None:
+        """Let every connection hold so many, and the window hold them all, without waiting for starvation to show it."""
+        self._roster.gather(fragments)
+        gathering = Gathering(fragments * max(self._roster.seats, 1))
+        self._to_handout.send_nowait(gathering)
+        self._news.send_nowait(gathering)
 
     async def _take(self, result: Result) -> None:
         """Make the result ours, give it its identity, and send it on."""

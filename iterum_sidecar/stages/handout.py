@@ -15,6 +15,7 @@ from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCam
 from iterum_sidecar.framing import encode_frame
 from iterum_sidecar.input_connection import InputConnection
 from iterum_sidecar.messages import (
+    ACCEPTED,
     KILL_MESSAGE,
     LocalFile,
     LocalFragment,
@@ -26,7 +27,7 @@ from iterum_sidecar.telemetry.logs import get_log
 if TYPE_CHECKING:
     from typing import Any
 
-    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster, HandoutNews
     from iterum_sidecar.roster import Seat
     from iterum_sidecar.unix_sockets import Listener, Peer
 
@@ -152,7 +153,7 @@ class Handout:
         self,
         *,
         from_download: trio.MemoryReceiveChannel[FragmentEntry],
-        from_collect: trio.MemoryReceiveChannel[FragmentEntry],
+        from_collect: trio.MemoryReceiveChannel[HandoutNews],
         from_settle: trio.MemoryReceiveChannel[FragmentEntry],
         to_settle: trio.MemorySendChannel[FragmentEntry],
         news: trio.MemorySendChannel[News],
@@ -380,5 +381,6 @@ def _describe(entry: FragmentEntry) -> bytes:
         LocalFragment(
             [LocalFile(file.name, f"{workspace.path}/{file.name}") for file in message.files],
             LocalMetadata(metadata.fragment_id, metadata.predecessors or [], metadata.custom),
+            ACCEPTED,
         )
     )

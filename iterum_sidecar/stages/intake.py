@@ -5,12 +5,13 @@ It also keeps the window (design, "The window of fragments in flight") and knows
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from iterum_sidecar.cargo import FragmentCargo, News
+from iterum_sidecar.cargo import FragmentCargo, Gathering, News
 from iterum_sidecar.entries import Admission, State
 from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
 from iterum_sidecar.telemetry.logs import get_log
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from iterum_sidecar.brokers.port import Broker, Consumer
-    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger
+    from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, IntakeNews
     from iterum_sidecar.telemetry.tally import Tally
 
 __all__ = ["ATTEMPTS_HEADER", "FIRST_WINDOW", "Intake"]
@@ -64,7 +65,9 @@ class Intake:
         window: int,
         fixed: bool,
         attempts_allowed: int,
+        pause_on_dead_letters: bool = True,
     ) -> None:
+        self._most_dead_letters = DEAD_LETTERS_IN_A_ROW if pause_on_dead_letters else math.inf
         self._consumer = consumer
         self._broker = broker
         self._ledger = ledger
@@ -81,7 +84,7 @@ class Intake:
     async def run(
         self,
         *,
-        news: trio.MemoryReceiveChannel[News],
+        news: trio.MemoryReceiveChannel[IntakeNews],
         to_download: trio.MemorySendChannel[FragmentEntry],
         to_settle: trio.MemorySendChannel[FragmentEntry],
         stop: trio.Event,
@@ -105,7 +108,7 @@ class Intake:
             while True:
                 arrived.extend(await self._consumer.receive())
                 while arrived:
-                    if self._ledger.dead_letters_in_a_row < DEAD_LETTERS_IN_A_ROW:
+                    if self._ledger.dead_letters_in_a_row < self._most_dead_letters:
                         pause = FIRST_PAUSE
                     else:
                         _log.warning(
@@ -155,7 +158,9 @@ class Intake:
         entry = self._ledger.admit_unreadable(delivery, FragmentCargo(None), reason)
         self._to_settle.send_nowait(entry)
 
-    async def _steer(self, news: trio.MemoryReceiveChannel[News], scope: trio.CancelScope) -> None:
+    async def _steer(
+        self, news: trio.MemoryReceiveChannel[IntakeNews], scope: trio.CancelScope
+    ) -> None:
         """Act on what the stages behind tell: let the window grow, and find the end of the queue."""
         while True:
             item = None
@@ -164,6 +169,8 @@ class Intake:
             if item is News.FINISHED:
                 self._finished = True
                 _log.info("upstream is finished")
+            if isinstance(item, Gathering):
+                await self._hold(item.fragments)
             starved = item in {News.STARVED, News.ALL_STARVED}
             all_starved = item is News.ALL_STARVED
             if self._finished and await self._at_the_end(starved=all_starved):
@@ -172,26 +179,39 @@ class Intake:
             if starved:
                 await self._grow()
 
+    async def _hold(self, fragments: int) -> None:
+        """Let the window hold what the transformation gathers at a time, and as many again on their way to it."""
+        wanted = min(2 * fragments, LARGEST_WINDOW)
+        if self._window >= wanted:
+            return
+        if not self._fixed:
+            increment, self._window = wanted - self._window, wanted
+            await self._consumer.grow(increment)
+            _log.info("the window grows: the transformation gathers", window=self._window)
+        elif self._window < fragments:
+            self._tell_of_starvation(fragments)
+
     async def _grow(self) -> None:
         waiting = await self._consumer.waiting()
         if self._fixed or self._window >= LARGEST_WINDOW:
-            if (
-                self._starved_for(waiting) >= TELL_OF_STARVATION_AFTER
-                and not self._told_of_starvation
-            ):
-                self._told_of_starvation = True
-                _log.warning(
-                    "the transformation holds all that may be in flight and finishes none; if it gathers,"
-                    " it needs a larger MQ_PREFETCH_COUNT (prefetch_count of the step)",
-                    window=self._window,
-                    needed_at_least=self._window + 1,
-                )
+            if self._starved_for(waiting) >= TELL_OF_STARVATION_AFTER:
+                self._tell_of_starvation(self._window + 1)
             return
         if waiting:
             increment = min(self._window, LARGEST_WINDOW - self._window)
             await self._consumer.grow(increment)
             self._window += increment
             _log.info("the window grows: the transformation gathers", window=self._window)
+
+    def _tell_of_starvation(self, needed: int) -> None:
+        if not self._told_of_starvation:
+            self._told_of_starvation = True
+            _log.warning(
+                "the transformation holds all that may be in flight and finishes none; if it gathers,"
+                " it needs a larger MQ_PREFETCH_COUNT (prefetch_count of the step)",
+                window=self._window,
+                needed_at_least=needed,
+            )
 
     def _starved_for(self, waiting: int) -> float:
         """Return for how many seconds the step has been starved in one go while there were messages for it."""
