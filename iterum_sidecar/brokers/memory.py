@@ -10,16 +10,23 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from iterum_sidecar.brokers.port import MessageUnroutable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-__all__ = ["MemoryBroker", "MemoryConfirmation", "MemoryConsumer", "MemoryDelivery", "Message"]
+__all__ = [
+    "Backlog",
+    "MemoryBroker",
+    "MemoryConfirmation",
+    "MemoryConsumer",
+    "MemoryDelivery",
+    "Message",
+]
 
 
 @dataclass(eq=False, slots=True)
@@ -56,10 +63,33 @@ class MemoryDelivery:
         return self.message.redelivered
 
 
+class Backlog(Protocol):
+    """The rest of a queue, which is kept elsewhere so that memory does not grow with it."""
+
+    def __len__(self) -> int:
+        """How many messages it has."""
+        ...
+
+    def take(self) -> Sequence[Message]:
+        """Remove the oldest of them, a page at a time; at least one if there is any."""
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class _Queue:
     messages: deque[Message] = field(default_factory=deque)
     consumers: deque[MemoryConsumer] = field(default_factory=deque)
+    backlog: Backlog | None = None
+
+    def waiting(self) -> int:
+        """How many messages are not delivered."""
+        return len(self.messages) + (0 if self.backlog is None else len(self.backlog))
+
+    def has_messages(self) -> bool:
+        """Whether there is a message, after taking a page of the backlog if need be."""
+        if not self.messages and self.backlog is not None and len(self.backlog):
+            self.messages.extend(self.backlog.take())
+        return bool(self.messages)
 
     def put_back(self, message: Message) -> None:
         """Return a message to the place that it had."""
@@ -74,14 +104,16 @@ class _Queue:
     def deliver(self) -> None:
         """Give out what can be given out, in turn."""
         fruitless = 0
-        while self.messages and fruitless < len(self.consumers):
+        while fruitless < len(self.consumers):
             consumer = self.consumers[0]
-            self.consumers.rotate(-1)
             if consumer.has_room():
+                if not self.has_messages():
+                    return
                 consumer.take(self.messages.popleft())
                 fruitless = 0
             else:
                 fruitless += 1
+            self.consumers.rotate(-1)
 
 
 class MemoryConfirmation:
@@ -123,6 +155,11 @@ class MemoryConsumer:
         self._unsettled[delivery] = None
         self._arrived.append(delivery)
         self._wakeup.set()
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries are owed."""
+        return len(self._unsettled)
 
     def settle(self, delivery: MemoryDelivery) -> bool:
         """A delivery is not owed any more; False if it was not owed."""
@@ -167,7 +204,7 @@ class MemoryConsumer:
         """Leave the line, put back what is owed, and count what waits."""
         self.close()
         await trio.lowlevel.checkpoint()
-        return len(self._queue.messages)
+        return self._queue.waiting()
 
     async def resume(self) -> None:
         """Take a place in the line again."""
@@ -179,7 +216,7 @@ class MemoryConsumer:
     async def waiting(self) -> int:
         """Return how many messages wait in the queue."""
         await trio.lowlevel.checkpoint()
-        return len(self._queue.messages)
+        return self._queue.waiting()
 
     def close(self) -> None:
         """Leave the line and put everything back that is owed, oldest first in line."""
@@ -204,6 +241,18 @@ class MemoryBroker:
     def messages(self, queue: str) -> list[Message]:
         """Return the messages that wait in a queue, oldest first, without taking them."""
         return list(self._queue(queue).messages)
+
+    def back(self, queue: str, backlog: Backlog) -> None:
+        """Let a queue go on with `backlog` where its messages in memory end."""
+        self._queue(queue).backlog = backlog
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages of a queue are not delivered."""
+        return self._queue(queue).waiting()
+
+    def in_work(self, queue: str) -> int:
+        """Return how many messages of a queue are delivered and not settled, to consumers that are in its line."""
+        return sum(consumer.unsettled for consumer in self._queue(queue).consumers)
 
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """Make the queue if it is not there; one in memory is never durable."""

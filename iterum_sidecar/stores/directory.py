@@ -12,7 +12,6 @@ and a crash of the machine ends a local run anyway.
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import stat
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from .copying import FileCopier
 from .port import (
     BucketMissing,
     ObjectMissing,
@@ -31,36 +31,9 @@ from .port import (
 from .signature import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["DirectoryStore", "decode_name", "encode_name"]
-
-# Up to this size a copy is cheaper (0.3 ms) than the hop to a thread is worth.
-COPY_INLINE: Final = 1024 * 1024
-
-# How many large files are copied at a time: a disk does not get faster with more.
-COPY_THREADS: Final = 4
-
-# Bytes copied between two looks at whether the copy has been cancelled.
-COPY_CHUNK: Final = 8 * 1024 * 1024
-
-# ioctl(2) FICLONE of <linux/fs.h>: share all blocks of a file, on Btrfs, XFS and the like.
-_FICLONE: Final = 0x40049409
-
-# "Not here, not for these files": each of the kernel's ways to copy may say so, and the next one is
-# tried then.
-_CANNOT: Final = frozenset(
-    {
-        errno.EBADF,
-        errno.EINVAL,
-        errno.ENOSYS,
-        errno.ENOTTY,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-        errno.ETXTBSY,
-        errno.EXDEV,
-    }
-)
 
 # A file name may have 255 bytes. Quoted keys are cut below that, with room for two marks.
 _NAME_PIECE: Final = 200
@@ -106,7 +79,7 @@ class DirectoryStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = os.path.abspath(root)
-        self._copying = trio.CapacityLimiter(COPY_THREADS)
+        self._copier = FileCopier()
         self._numbers = itertools.count()
 
     def __repr__(self) -> str:
@@ -132,7 +105,7 @@ class DirectoryStore:
         try:
             size = os.fstat(source).st_size
             # Whatever fails from here on is told as it is: it is the destination that fills up.
-            copied = await self._copy(source, file, size)
+            copied = await self._copier.copy(source, file, size)
         finally:
             os.close(source)
         if copied != size:
@@ -158,7 +131,7 @@ class DirectoryStore:
             raise self._failure("put", bucket, key, error) from error
         try:
             try:
-                copied = await self._copy(file, target, size)
+                copied = await self._copier.copy(file, target, size)
             finally:
                 os.close(target)
             if copied != size:
@@ -230,14 +203,6 @@ class DirectoryStore:
         await trio.lowlevel.checkpoint()
         found.sort(key=lambda entry: entry.key.encode())
         return found
-
-    async def _copy(self, source: int, target: int, size: int) -> int:
-        if size <= COPY_INLINE:
-            await trio.lowlevel.checkpoint()
-            return _copy(source, target, size)
-        return await trio.to_thread.run_sync(
-            _copy, source, target, size, trio.from_thread.check_cancelled, limiter=self._copying
-        )
 
     def _rename(self, temporary: str, path: str) -> None:
         try:
@@ -313,63 +278,3 @@ def _files(root: str) -> Iterator[tuple[str, int]]:
                     found = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(found.st_mode):
                         yield path, found.st_size
-
-
-def _copy(source: int, target: int, size: int, look: Callable[[], None] = lambda: None) -> int:
-    """Copy the first `size` bytes of `source` to `target`, which is empty; return how many.
-
-    The cheapest way that the two file systems allow is taken: shared blocks, a copy inside the
-    kernel, a copy through memory. `look` is called between chunks.
-    """
-    done = 0
-    # Small files are not worth the system calls that find out what is possible.
-    if size > COPY_INLINE:
-        if _clone(source, target, size):
-            return size
-        for copy_some in (_copy_file_range, _sendfile):
-            try:
-                while done < size:
-                    count = copy_some(source, target, min(COPY_CHUNK, size - done), done)
-                    if count == 0:
-                        return done
-                    done += count
-                    look()
-                return done
-            except OSError as error:
-                if error.errno not in _CANNOT:
-                    raise
-    while done < size:
-        data = os.pread(source, min(COPY_INLINE, size - done), done)
-        if not data:
-            return done
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(target, view, done)
-            view = view[count:]
-            done += count
-        look()
-    return done
-
-
-def _clone(source: int, target: int, size: int) -> bool:
-    # All of a file or nothing: a part of it would have to end on a block.
-    if os.fstat(source).st_size != size:
-        return False
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in _CANNOT:
-            return False
-        raise
-    # It may have grown between the two calls.
-    os.ftruncate(target, size)
-    return os.fstat(target).st_size == size
-
-
-def _copy_file_range(source: int, target: int, count: int, offset: int) -> int:
-    return os.copy_file_range(source, target, count, offset, offset)
-
-
-def _sendfile(source: int, target: int, count: int, offset: int) -> int:
-    os.lseek(target, offset, os.SEEK_SET)
-    return os.sendfile(target, source, offset, count)

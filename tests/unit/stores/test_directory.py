@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iterum_sidecar.stores import directory
+from iterum_sidecar.stores import copying
 from iterum_sidecar.stores.directory import DirectoryStore, decode_name, encode_name
 from iterum_sidecar.stores.port import StoredObject, StoreRefused, StoreUnavailable
 from tests.unit.stores.contract import (
@@ -125,7 +125,7 @@ async def test_every_way_to_copy(
         raise OSError(errno.EXDEV, "not across file systems")
 
     for name in blocked:
-        monkeypatch.setattr(directory, name, (lambda *_: False) if name == "_clone" else cannot)
+        monkeypatch.setattr(copying, name, (lambda *_: False) if name == "_clone" else cannot)
     content = os.urandom(17 * MIB + 5)
     with memory_file(content + b"more") as file:
         await store.put("bucket", "object", file, len(content))
@@ -148,7 +148,7 @@ async def test_a_failed_put_leaves_the_old_object_and_nothing_else(
     def full(*_arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(directory, "_copy", full)
+    monkeypatch.setattr(copying, "copy_contents", full)
     with pytest.raises(StoreUnavailable) as caught:
         await put(store, "bucket", "object", b"new")
     assert caught.value.code == "ENOSPC"
