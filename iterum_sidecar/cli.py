@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iterum_sidecar import __version__
@@ -20,6 +21,25 @@ Run the sidecar of one pipeline step beside its transformation, as the environme
 docs/operating.md explains every variable. Without any, each that is missing is named.
 """
 
+_LOCAL = """\
+Run a whole pipeline on this machine, with nothing else: every step's command runs as a process beside a sidecar, on a
+broker and a store in this process. The same command again goes on where the last one stopped, and does again only what
+depends on what has changed. docs/getting-started.md shows it step by step.
+"""
+
+_LINT = """\
+Tell everything that is wrong with a pipeline file at once, each with its place and what to do.
+"""
+
+_NEW = """\
+Make a folder with a pipeline file, a step, a test of it and sample input, which `iterum-sidecar local` then runs.
+"""
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    _Commands = _SubParsersAction[argparse.ArgumentParser]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
@@ -28,9 +48,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help()
         return ExitCode.USAGE
+    code: int = given.carry_out(given)
+    return code
+
+
+def _run(_given: argparse.Namespace) -> int:
     from iterum_sidecar.pod import run_in_pod
 
     return run_in_pod(os.environ)
+
+
+def _local(given: argparse.Namespace) -> int:
+    from iterum_sidecar.local.command import Options, run_local
+
+    return run_local(
+        Options(
+            given.pipeline,
+            given.input,
+            given.output,
+            group=given.group,
+            group_by=given.group_by,
+            match=given.match,
+            fresh=given.fresh,
+            prune=given.prune,
+            form=given.form,
+        )
+    )
+
+
+def _lint(given: argparse.Namespace) -> int:
+    from iterum_sidecar.pipeline.lint_command import lint_command
+
+    return lint_command(given.pipeline, sys.stdout)
+
+
+def _new(given: argparse.Namespace) -> int:
+    from iterum_sidecar.scaffold.command import new_pipeline
+
+    return new_pipeline(given.name, sys.stdout)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,14 +97,60 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"iterum-sidecar {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    commands.add_parser(
-        "run",
-        help="run the sidecar of one step, as the environment says",
-        description=_RUN,
+    run = _add(commands, "run", "run the sidecar of one step, as the environment says", _RUN)
+    run.set_defaults(carry_out=_run)
+    _add_local(commands)
+    lint = _add(commands, "lint", "tell everything that is wrong with a pipeline file", _LINT)
+    lint.add_argument("pipeline", type=Path, help="the pipeline file: JSON, TOML or YAML")
+    lint.set_defaults(carry_out=_lint)
+    new = _add(commands, "new", "make a small pipeline that works, to begin with", _NEW)
+    new.add_argument("name", help="the folder to make, and the name of the pipeline")
+    new.set_defaults(carry_out=_new)
+    return parser
+
+
+def _add_local(commands: _Commands) -> None:
+    local = _add(commands, "local", "run a whole pipeline on this machine", _LOCAL)
+    local.add_argument("pipeline", type=Path, help="the pipeline file: JSON, TOML or YAML")
+    local.add_argument(
+        "--input", type=Path, required=True, metavar="DIR", help="the folder of files to work on"
+    )
+    local.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder for the results"
+    )
+    inputs = local.add_argument_group("what of the input becomes a fragment (default: each file)")
+    inputs.add_argument("--group", metavar="N", help="N files each, in the order of their names")
+    inputs.add_argument(
+        "--group-by", metavar="folder", help="'folder': all files of a folder together"
+    )
+    inputs.add_argument(
+        "--match", metavar="PATTERN", help="only files that fit, such as '*.jpg' or '2024/**/*.csv'"
+    )
+    again = local.add_argument_group("when it has been run before")
+    again.add_argument(
+        "--fresh", action="store_true", help="start over: forget what earlier runs have done"
+    )
+    again.add_argument(
+        "--prune", action="store_true", help="remove results of inputs that are gone"
+    )
+    shown = local.add_argument_group("what is shown").add_mutually_exclusive_group()
+    shown.add_argument(
+        "--json", dest="form", action="store_const", const="json", help="a line of JSON each time"
+    )
+    shown.add_argument(
+        "--plain", dest="form", action="store_const", const="plain", help="lines, no table"
+    )
+    local.set_defaults(carry_out=_local, form="auto")
+
+
+def _add(commands: _Commands, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
         epilog=_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return parser
 
 
 def _exit_codes() -> str:

@@ -112,9 +112,17 @@ class Sidecar:
         self._upstream = upstream(self._ledger)
         self._faults = StoreFaults(store, settings.output_bucket, store_patience)
         self._stop = trio.Event()
+        self._killed = trio.Event()
+        self.over = trio.Event()
+        """Set when `run` has ended, in whatever way."""
         self._scope = trio.CancelScope()
         self._at_work = False
         self._aborted = False
+
+    @property
+    def has_said_kill(self) -> bool:
+        """Whether the transformation has been told that nothing more comes."""
+        return self._killed.is_set()
 
     def drain(self) -> None:
         """Take nothing new, hand out nothing more, and finish what the transformation has, within the drain deadline."""
@@ -150,6 +158,7 @@ class Sidecar:
         """
         settings = self._settings
         with ExitStack() as stack:
+            stack.callback(self.over.set)
             volume = stack.enter_context(
                 Volume(settings.volume, protected=(settings.config_directory,))
             )
@@ -305,7 +314,7 @@ class Sidecar:
         partings: trio.MemoryReceiveChannel[Parting],
     ) -> None:
         """Lay the channels between the stages and run them all."""
-        stop, killed = self._stop, trio.Event()
+        stop, killed = self._stop, self._killed
         to_download, admitted = trio.open_memory_channel[FragmentEntry](math.inf)
         to_handout, ready = trio.open_memory_channel[FragmentEntry](math.inf)
         to_upload, results = trio.open_memory_channel[OutputCargo](UPLOADS_WAITING)

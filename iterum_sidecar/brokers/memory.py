@@ -281,9 +281,17 @@ class MemoryBroker:
 
     def put(self, queue: str, body: bytes, headers: Mapping[str, Any] | None = None) -> None:
         """Put a message on a queue, making the queue if need be."""
+        self.put_numbered(queue, Message(body, dict(headers or {}), next(self._numbers)))
+
+    def put_numbered(self, queue: str, message: Message) -> None:
+        """Put a message on a queue that has its place in the order already."""
         target = self._queue(queue)
-        target.messages.append(Message(body, dict(headers or {}), next(self._numbers)))
+        target.messages.append(message)
         target.deliver()
+
+    def deliver(self, queue: str) -> None:
+        """Give out what there is room for, after the queue's backlog has grown."""
+        self._queue(queue).deliver()
 
     def acknowledge(self, delivery: MemoryDelivery) -> None:
         """A delivery is settled."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, TextIO
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-__all__ = ["Log", "configure", "get_log"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Log", "configure", "get_log", "in_step"]
 
 _ROOT = "iterum_sidecar"
 #: A value longer than this many characters is cut: a line is for reading, and a peer's text may be of any length.
@@ -21,6 +26,19 @@ _LONGEST_ITEM = 100
 _MOST_ITEMS = 10
 #: What some readers take for the end of a line, and JSON does not escape.
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+_step: ContextVar[str] = ContextVar("step", default="")
+
+
+@contextmanager
+def in_step(name: str) -> Iterator[None]:
+    """Add the name of a step to every line that is logged in this context, where one process runs several."""
+    token = _step.set(name)
+    try:
+        yield
+    finally:
+        _step.reset(token)
 
 
 class Log:
@@ -78,6 +96,8 @@ def configure(level: str, form: str, stream: TextIO | None = None, **constant: s
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
+    if step := _step.get():
+        fields = {"step": step, **fields}
     return {name: _cut(value) for name, value in fields.items()}
 
 

@@ -1,0 +1,1 @@
+"""A whole pipeline on one machine: sidecars, steps, broker and store of one run."""

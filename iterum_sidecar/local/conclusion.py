@@ -1,0 +1,157 @@
+"""The end of a local run: its lineage is written, what is out of date is told or removed, and a summary says how it went."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.exit_codes import ExitCode, VolumeUnusable
+from iterum_sidecar.local.state import remove_result, synchronise
+from iterum_sidecar.local.store import INPUT_BUCKET, LocalStore
+from iterum_sidecar.local.summary import Outcome, Places, Renamed, StepSummary, Summary
+from iterum_sidecar.messages import decode_remote_fragment, encode_lineage
+from iterum_sidecar.pipeline.model import FRAGMENTER, step_name
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from iterum_sidecar.local.display import Display
+    from iterum_sidecar.local.journal import Journal
+    from iterum_sidecar.local.run import Run
+    from iterum_sidecar.local.state import OutputFolder
+
+__all__ = ["conclude"]
+
+_log = get_log(__name__)
+
+#: Seconds that the disk is given to take everything. A run that ends without it is as good, unless the machine goes down.
+SYNCHRONISE_SECONDS = 60.0
+
+
+async def conclude(
+    run: Run,
+    *,
+    pipeline: str,
+    pipeline_hash: str,
+    output: OutputFolder,
+    shown_as: Path,
+    journal: Journal,
+    display: Display,
+    seconds: float,
+    prune: bool,
+    interrupted: ExitCode | None,
+) -> ExitCode:
+    """Put everything in order, tell the summary, and return the exit code.
+
+    Raises:
+        VolumeUnusable: there is no room for the lineage.
+    """
+    outcome, code = _outcome(run, interrupted)
+    pruned: list[str] = []
+    if prune and outcome in {"done", "nothing to do", "done with failures"}:
+        pruned = await _prune(journal, output)
+    stale = [
+        delivered.name
+        for delivered in journal.deliveries(live=False)
+        if os.path.lexists(output.root / delivered.name)
+    ]
+    try:
+        _write_lineage(journal, output.lineage, pipeline_hash)
+    except OSError as error:
+        raise VolumeUnusable(
+            f"the lineage cannot be written to {output.lineage}: {error.strerror}"
+        ) from None
+    journal.commit()
+    with trio.move_on_after(SYNCHRONISE_SECONDS):
+        await trio.to_thread.run_sync(synchronise, output.root, abandon_on_cancel=True)
+        journal.was_synchronised()
+    progress = run.progress()
+    summary = Summary(
+        pipeline=pipeline,
+        outcome=outcome,
+        seconds=seconds,
+        first_fragments=progress.first_fragments,
+        results_new=progress.results,
+        results_before=progress.results_before,
+        places=Places(
+            output=str(shown_as),
+            logs=str(shown_as / output.logs.name),
+            lineage=str(shown_as / output.lineage.name),
+            failed=str(shown_as / output.failed.name) if run.failures else "",
+        ),
+        exit_code=int(code),
+        steps=[
+            StepSummary(step.name, step.done, step.done_before, step.failed)
+            for step in progress.steps
+        ],
+        failures=run.failures,
+        renamed=[Renamed(each.wanted, each.name) for each in run.combiner.renamed],
+        stale=stale,
+        pruned=pruned,
+        state_bytes=output.kept_bytes(),
+        how_to_go_on=_how_to_go_on(outcome),
+        reason=None if run.error is None else str(run.error).split("\n", 1)[0],
+    )
+    _log.info(
+        "end", outcome=outcome, exit_code=int(code), seconds=seconds, results=progress.results
+    )
+    display.conclude(summary)
+    return code
+
+
+def _outcome(run: Run, interrupted: ExitCode | None) -> tuple[Outcome, ExitCode]:
+    if run.error is not None:
+        return "failed", run.error.exit_code
+    if interrupted is not None and not run.is_done:
+        return "interrupted", interrupted
+    if run.failures:
+        return "done with failures", ExitCode.DEAD_LETTERS
+    return ("nothing to do" if run.has_nothing_to_do else "done"), ExitCode.DONE
+
+
+def _how_to_go_on(outcome: Outcome) -> str | None:
+    if outcome == "done with failures":
+        return "The same command tries what failed again, and nothing else."
+    if outcome in {"interrupted", "failed"}:
+        return "The same command goes on where this one stopped."
+    return None
+
+
+async def _prune(journal: Journal, output: OutputFolder) -> list[str]:
+    """Remove the results that are not of this run, and the objects that they were."""
+    removed = []
+    for delivered in list(journal.deliveries(live=False)):
+        if os.path.lexists(output.root / delivered.name):
+            removed.append(delivered.name)
+        remove_result(output.root, delivered.name)
+        journal.forget_delivery(delivered.name)
+    store = LocalStore(
+        objects=output.objects,
+        inputs=output.root,
+        input_stamp=lambda _name: None,
+        config_bucket="",
+        config_folder=output.root,
+    )
+    for _, description in list(journal.left_behind()):
+        for file in decode_remote_fragment(description).files:
+            if file.bucket != INPUT_BUCKET:
+                await store.delete_object(file.bucket, file.path)
+    journal.forget_left_behind()
+    return removed
+
+
+def _write_lineage(journal: Journal, lineage: Path, pipeline_hash: str) -> None:
+    """Write the lineage message of every fragment of this run, whole or not at all."""
+    temporary = lineage.with_name(f".{lineage.name}.partial")
+    try:
+        with open(temporary, "wb", buffering=1 << 20) as file:
+            for producer, description in journal.lineage():
+                name = step_name(pipeline_hash, producer or FRAGMENTER)
+                file.write(encode_lineage(name, description) + b"\n")
+        os.replace(temporary, lineage)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,411 @@
+"""The journal of a local run: every fragment that was made, where it came from, and whether it is finished.
+
+It is also the queue: what waits for a step is what the journal has for its channel and not as finished, so memory holds a page of it,
+however long the queue is. One SQLite database in WAL mode, written by one process. Events are written in the order in which they happen and
+committed a few times a second; whatever a crash cuts off is an end of that order, so a fragment is never finished
+there without the outputs that were made of it.
+
+Nothing is synchronised to the disk while a run goes on: a killed process loses nothing by that, a machine that goes down may. So a run notes under which boot
+of the machine it writes, and a clean end, which synchronises, takes the note away.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, Self
+
+__all__ = ["Delivered", "Journal", "JournalRefused", "JournalState", "Published", "Waiting"]
+
+#: Raised when the tables change; a journal of another format is told, not guessed at.
+FORMAT: Final = "1"
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_TABLES: Final = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE input (
+    name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, content TEXT NOT NULL,
+    trusted INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE fragment (
+    key INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    id TEXT NOT NULL UNIQUE,
+    producer TEXT NOT NULL,
+    made_by TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    body BLOB NOT NULL,
+    gathered TEXT,
+    live INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    done_by TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX queue ON fragment (channel, number);
+CREATE TABLE origin (
+    predecessor INTEGER NOT NULL, fragment INTEGER NOT NULL, PRIMARY KEY (predecessor, fragment)
+) WITHOUT ROWID;
+CREATE INDEX ancestry ON origin (fragment);
+CREATE TABLE delivered (
+    name TEXT PRIMARY KEY, fragment TEXT NOT NULL, wanted TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX delivery ON delivered (fragment);
+CREATE TABLE step (name TEXT PRIMARY KEY, complete INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class JournalState(IntEnum):
+    """How far the consumer of a fragment has got with it."""
+
+    WAITING = 0
+    FINISHED = 1
+    FAILED = 2
+
+
+class JournalRefused(Exception):
+    """The journal cannot be used: damaged, of another version, or not to be written."""
+
+
+class Waiting(NamedTuple):
+    """A fragment that waits for its consumer."""
+
+    number: int
+    body: bytes
+    attempts: int
+
+
+class Published(NamedTuple):
+    """What the journal made of an output: its number if it is to be queued, and whether it was never there before."""
+
+    number: int | None
+    new: bool
+
+
+class Delivered(NamedTuple):
+    """A result in the output folder: its name there, the fragment that it belongs to, the name that it should have had."""
+
+    name: str
+    fragment_id: str
+    wanted: str
+
+
+class Journal:
+    """The journal in one file. Use as a context manager; leaving commits."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal, making it if it is not there.
+
+        Raises:
+            JournalRefused: with what is wrong with it and what to do.
+        """
+        self.path = path
+        self._changed = False
+        with self._told():
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            execute = self._database.execute
+            execute("PRAGMA locking_mode = EXCLUSIVE")
+            execute("PRAGMA journal_mode = WAL")
+            execute("PRAGMA synchronous = OFF")
+            if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                self._make()
+            self._check()
+            self._last_number = execute("SELECT max(number) FROM fragment").fetchone()[0] or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.commit()
+        finally:
+            self._database.close()
+
+    # -- writing
+
+    def commit(self) -> None:
+        """Make everything that was told so far outlive this process."""
+        if self._changed:
+            with self._told():
+                self._database.execute("COMMIT")
+            self._changed = False
+
+    def begins(self) -> None:
+        """Note that a run writes under this boot of the machine."""
+        self._write("INSERT OR REPLACE INTO about VALUES ('unsynchronised', ?)", (_boot(),))
+        self.commit()
+
+    def was_synchronised(self) -> None:
+        """Note that everything of this run is on the disk."""
+        self._write("DELETE FROM about WHERE name = 'unsynchronised'")
+        self.commit()
+
+    # -- the input folder (`inputs.HashCache`)
+
+    def lookup(self, name: str, size: int, mtime_ns: int) -> str | None:
+        """Return the content hash of an input file that has not changed since it was read, or None."""
+        row = self._read_one(
+            "SELECT content FROM input WHERE name = ? AND size = ? AND mtime_ns = ? AND trusted",
+            (name, size, mtime_ns),
+        )
+        return None if row is None else str(row[0])
+
+    def remember(self, name: str, size: int, mtime_ns: int, content_hash: str) -> None:
+        """Note the content hash of a file as it is with this size and time."""
+        self.note_input(name, size, mtime_ns, content_hash, trusted=True)
+
+    def note_input(
+        self, name: str, size: int, mtime_ns: int, content_hash: str, *, trusted: bool = False
+    ) -> None:
+        """Note how an input file looks in this run; one that is noted as trusted already keeps that."""
+        self._write(
+            "INSERT INTO input VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET"
+            " trusted = ?5 OR (trusted AND size = ?2 AND mtime_ns = ?3), size = ?2, mtime_ns = ?3, content = ?4",
+            (name, size, mtime_ns, content_hash, trusted),
+        )
+
+    def input_stamp(self, name: str) -> tuple[int, int] | None:
+        """Return the size and time (ns) that an input file had when its content was looked at."""
+        row = self._read_one("SELECT size, mtime_ns FROM input WHERE name = ?", (name,))
+        return None if row is None else (row[0], row[1])
+
+    # -- fragments
+
+    def add_first(self, fragment_id: str, channel: str, body: bytes) -> None:
+        """Note a fragment of the fragmenter as one of this run."""
+        row = self._read_one("SELECT key, channel FROM fragment WHERE id = ?", (fragment_id,))
+        if row is None:
+            self._insert(fragment_id, "", "", channel, body, None)
+        elif row[1] == channel:
+            self._write("UPDATE fragment SET live = 1 WHERE key = ?", row[:1])
+        else:
+            self._write(
+                "UPDATE fragment SET live = 1, channel = ?, state = 0 WHERE key = ?",
+                (channel, row[0]),
+            )
+
+    def publish(
+        self,
+        fragment_id: str,
+        *,
+        producer: str,
+        made_by: str,
+        channel: str,
+        body: bytes,
+        predecessors: Sequence[str],
+        gathered: str | None,
+    ) -> Published:
+        """Note an output; one that was there already is not queued a second time.
+
+        `made_by` is the fingerprint of its step, `gathered` what a result of several predecessors depends on besides them.
+        """
+        row = self._read_one("SELECT key, live FROM fragment WHERE id = ?", (fragment_id,))
+        if row is None:
+            number = self._insert(fragment_id, producer, made_by, channel, body, gathered)
+            for predecessor in predecessors:
+                self._write(
+                    "INSERT OR IGNORE INTO origin SELECT key, ? FROM fragment WHERE id = ?",
+                    (self._last_key, predecessor),
+                )
+            return Published(number, new=True)
+        key, live = row
+        if live:
+            return Published(None, new=False)
+        # What came of it has been set aside as not of this run, so it is worked again.
+        self._last_number += 1
+        self._write(
+            "UPDATE fragment SET live = 1, state = 0, number = ?, body = ?, gathered = ? WHERE key = ?",
+            (self._last_number, body, gathered, key),
+        )
+        return Published(self._last_number, new=False)
+
+    def finish(self, fragment_id: str, done_by: str) -> None:
+        """Its consumer, whose fingerprint is `done_by`, has finished with a fragment."""
+        self._write(
+            "UPDATE fragment SET state = 1, done_by = ?, attempts = 0, reason = '' WHERE id = ?",
+            (done_by, fragment_id),
+        )
+
+    def fail(self, fragment_id: str, done_by: str, reason: str) -> None:
+        """Its consumer cannot finish a fragment; the next run tries it again."""
+        self._write(
+            "UPDATE fragment SET state = 2, done_by = ?, attempts = 0, reason = ? WHERE id = ?",
+            (done_by, reason, fragment_id),
+        )
+
+    def strike(self, fragment_id: str, attempts: int) -> None:
+        """A transformation has died on a fragment `attempts` times."""
+        self._write("UPDATE fragment SET attempts = ? WHERE id = ?", (attempts, fragment_id))
+
+    def waiting(self, channel: str, after: int, limit: int) -> list[Waiting]:
+        """Return the next `limit` fragments that wait in a channel, those with numbers above `after`, in order."""
+        return [
+            Waiting(*row)
+            for row in self._read(
+                "SELECT number, body, attempts FROM fragment WHERE channel = ? AND number > ?"
+                " AND live AND state = 0 ORDER BY number LIMIT ?",
+                (channel, after, limit),
+            )
+        ]
+
+    def count(self, channel: str, state: JournalState) -> int:
+        """Return how many fragments of this run a channel has in a state."""
+        (number,) = self._read_one(
+            "SELECT count(*) FROM fragment WHERE channel = ? AND live AND state = ?",
+            (channel, int(state)),
+        ) or (0,)
+        return int(number)
+
+    def made_by_step(self, producer: str) -> int:
+        """Return how many fragments of this run a step has made."""
+        (number,) = self._read_one(
+            "SELECT count(*) FROM fragment WHERE producer = ? AND live", (producer,)
+        ) or (0,)
+        return int(number)
+
+    def failed(self) -> Iterator[str]:
+        """Yield the ID of each fragment that its consumer could not finish."""
+        return (row[0] for row in self._read("SELECT id FROM fragment WHERE state = 2"))
+
+    def lineage(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the producer (empty for the fragmenter) and the description of each fragment of this run, oldest first."""
+        return self._read("SELECT producer, body FROM fragment WHERE live ORDER BY number")
+
+    def left_behind(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the same of the fragments that are not of this run."""
+        return self._read("SELECT producer, body FROM fragment WHERE NOT live ORDER BY number")
+
+    def forget_left_behind(self) -> None:
+        """Remove the fragments that are not of this run."""
+        self._write(
+            "DELETE FROM origin WHERE fragment IN (SELECT key FROM fragment WHERE NOT live)"
+            " OR predecessor IN (SELECT key FROM fragment WHERE NOT live)"
+        )
+        self._write("DELETE FROM fragment WHERE NOT live")
+
+    # -- results in the output folder
+
+    def deliver(self, delivered: Delivered) -> None:
+        """Note a result that is in the output folder."""
+        self._write("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?)", delivered)
+
+    def owner(self, name: str) -> tuple[str, bool] | None:
+        """Return the fragment that a name in the output folder belongs to, and whether it is of this run."""
+        row = self._read_one(
+            "SELECT d.fragment, coalesce(f.live, 0) FROM delivered d LEFT JOIN fragment f ON f.id = d.fragment WHERE d.name = ?",
+            (name,),
+        )
+        return None if row is None else (str(row[0]), bool(row[1]))
+
+    def delivered_of(self, fragment_id: str) -> list[Delivered]:
+        """Return what was delivered of a fragment."""
+        return [
+            Delivered(*row)
+            for row in self._read("SELECT * FROM delivered WHERE fragment = ?", (fragment_id,))
+        ]
+
+    def deliveries(self, *, live: bool) -> Iterator[Delivered]:
+        """Yield the results in the output folder that are of this run, or those that are not."""
+        rows = self._read(
+            "SELECT d.* FROM delivered d LEFT JOIN fragment f ON f.id = d.fragment WHERE coalesce(f.live, 0) = ? ORDER BY d.name",
+            (int(live),),
+        )
+        return (Delivered(*row) for row in rows)
+
+    def forget_delivery(self, name: str) -> None:
+        """A result is no longer in the output folder."""
+        self._write("DELETE FROM delivered WHERE name = ?", (name,))
+
+    # -- for the plan, which speaks SQL of its own
+
+    def is_complete(self, step: str) -> bool:
+        """Whether a step had got all of its input, and finished, when it last ran."""
+        row = self._read_one("SELECT complete FROM step WHERE name = ?", (step,))
+        return row is not None and bool(row[0])
+
+    def set_complete(self, step: str, *, complete: bool) -> None:
+        """Note whether a step has got all of its input and has finished."""
+        self._write("INSERT OR REPLACE INTO step VALUES (?, ?)", (step, complete))
+
+    def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
+        """Carry out a statement of the plan; returns how many rows it changed."""
+        return self._write(statement, parameters).rowcount
+
+    # -- within
+
+    def _insert(
+        self,
+        fragment_id: str,
+        producer: str,
+        made_by: str,
+        channel: str,
+        body: bytes,
+        gathered: str | None,
+    ) -> int:
+        self._last_number += 1
+        cursor = self._write(
+            "INSERT INTO fragment (number, id, producer, made_by, channel, body, gathered, live, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 1, 0)",
+            (self._last_number, fragment_id, producer, made_by, channel, body, gathered),
+        )
+        self._last_key = cursor.lastrowid
+        return self._last_number
+
+    def _write(self, statement: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
+        with self._told():
+            if not self._changed:
+                self._database.execute("BEGIN")
+                self._changed = True
+            return self._database.execute(statement, tuple(parameters))
+
+    def _read(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        with self._told():
+            yield from self._database.execute(statement, parameters)
+
+    def _read_one(self, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+        with self._told():
+            row: tuple[Any, ...] | None = self._database.execute(statement, parameters).fetchone()
+            return row
+
+    def _make(self) -> None:
+        self._database.executescript(f"BEGIN; {_TABLES} COMMIT;")
+        self._database.execute("INSERT INTO about VALUES ('format', ?)", (FORMAT,))
+
+    def _check(self) -> None:
+        about = dict(self._database.execute("SELECT name, value FROM about"))
+        if about.get("format") != FORMAT:
+            raise JournalRefused(
+                f"{self.path} is the journal of another version of this program; --fresh starts over"
+            )
+        if about.get("unsynchronised", _boot()) != _boot():
+            raise JournalRefused(
+                f"the machine went down while the run that wrote {self.path} was going on, and what it had finished may not"
+                " be on the disk; --fresh starts over"
+            )
+        problems = [row[0] for row in self._database.execute("PRAGMA quick_check(1)")]
+        if problems != ["ok"]:
+            raise JournalRefused(f"{self.path} is damaged ({problems[0]}); --fresh starts over")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what is wrong with the database in words that help."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise JournalRefused(f"{self.path} cannot be used: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over") from None
+
+
+def _boot() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,173 @@
+"""What of earlier runs still holds, and what is to be done.
+
+A fragment is *of this run* when it is a first fragment of the present input, or was made, by a step as it is now, of
+fragments that are of this run. IDs are derived from what a fragment was made of, so a changed file or step has other IDs behind it, and
+what depends on it is found missing; nothing else is.
+
+A result of several predecessors depends on more than those: a contact sheet of all pictures is another one when a picture is
+added. So it holds only as long as everything before its step is the same (`fingerprints.ancestry`), and is made again, of all
+its predecessors, when its step had got all of its input in an earlier run and gets more now.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from iterum_sidecar.local.fingerprints import ancestry, fingerprint
+from iterum_sidecar.local.journal import JournalState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from iterum_sidecar.local.journal import Journal
+    from iterum_sidecar.pipeline.model import Pipeline, Step
+
+__all__ = ["COMBINED", "Plan", "PlannedStep", "forget_marks", "make_plan"]
+
+#: Who finishes the fragments of the combiner's channel.
+COMBINED = "combiner"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step as this run will find it."""
+
+    step: Step
+    fingerprint: str
+    ancestry: str
+    waiting: int
+    """Fragments that wait for it already."""
+    done_before: int
+    """Fragments that it has finished in earlier runs."""
+    must_run: bool
+    """Whether anything waits for it, or may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run has to do; `steps` are in order, each after those that feed it."""
+
+    steps: tuple[PlannedStep, ...]
+    to_deliver: int
+    delivered_before: int
+    vanished: int
+    """Results that were delivered and are no longer in the output folder; they are delivered again."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything has been done before."""
+        return not self.to_deliver and not any(step.must_run for step in self.steps)
+
+
+def forget_marks(journal: Journal) -> None:
+    """Begin a plan: no fragment is of this run until it is found to be."""
+    journal.change("UPDATE fragment SET live = 0")
+
+
+def make_plan(
+    journal: Journal, pipeline: Pipeline, directory: Path, output: Path, first_fragments: str
+) -> Plan:
+    """Mark what is of this run, and return what is to be done.
+
+    The first fragments have been told to the journal before; `first_fragments` is a digest of the set of their IDs.
+    """
+    planned: dict[str, PlannedStep] = {}
+    for step in pipeline.in_order:
+        upstream = _all_upstream(pipeline, step)
+        own = fingerprint(pipeline, step, directory)
+        others = [planned[name].fingerprint for name in upstream]
+        more_comes = any(planned[name].must_run for name in upstream)
+        planned[step.name] = _plan_step(
+            journal, step, own, ancestry(own, others, first_fragments), more_comes=more_comes
+        )
+    channel = pipeline.combiner.input_channel
+    _void(journal, channel, COMBINED)
+    vanished = _look_at_deliveries(journal, output)
+    return Plan(
+        tuple(planned.values()),
+        journal.count(channel, JournalState.WAITING),
+        journal.count(channel, JournalState.FINISHED),
+        vanished,
+    )
+
+
+def _plan_step(
+    journal: Journal, step: Step, own: str, lineage: str, *, more_comes: bool
+) -> PlannedStep:
+    channel = step.input_channel
+    _void(journal, channel, own)
+    _void_gathered(journal, step, "gathered <> ?", lineage)
+    waiting = journal.count(channel, JournalState.WAITING)
+    if journal.is_complete(step.name) and (waiting or more_comes):
+        _void_gathered(journal, step, "gathered = ?", lineage)
+        waiting = journal.count(channel, JournalState.WAITING)
+    _mark_outputs(journal, step, own, lineage)
+    return PlannedStep(
+        step,
+        own,
+        lineage,
+        waiting,
+        journal.count(channel, JournalState.FINISHED),
+        must_run=waiting > 0 or more_comes,
+    )
+
+
+def _void(journal: Journal, channel: str, consumer: str) -> None:
+    """Let wait again what failed, and what another consumer than this one has finished."""
+    journal.change(
+        "UPDATE fragment SET state = 0 WHERE channel = ? AND (state = 2 OR state = 1 AND done_by <> ?)",
+        (channel, consumer),
+    )
+
+
+def _void_gathered(journal: Journal, step: Step, which: str, lineage: str) -> None:
+    """Let all predecessors wait again of those results of several predecessors that `which` says."""
+    journal.change(
+        "UPDATE fragment SET state = 0 WHERE channel = ? AND key IN (SELECT o.predecessor FROM origin o"
+        f" JOIN fragment f ON f.key = o.fragment WHERE f.producer = ? AND f.gathered IS NOT NULL AND f.{which})",
+        (step.input_channel, step.name, lineage),
+    )
+
+
+def _mark_outputs(journal: Journal, step: Step, own: str, lineage: str) -> None:
+    """Mark what the step, as it is now, has made of fragments that are of this run."""
+    journal.change(
+        "UPDATE fragment SET live = 1 WHERE producer = ? AND made_by = ? AND gathered IS NULL AND key IN"
+        " (SELECT o.fragment FROM origin o JOIN fragment p ON p.key = o.predecessor WHERE p.live AND p.channel = ?)",
+        (step.name, own, step.input_channel),
+    )
+    # A gathering that was cut off may be made otherwise the second time, so it must have been finished.
+    journal.change(
+        "UPDATE fragment SET live = 1 WHERE producer = ? AND made_by = ? AND gathered = ?"
+        " AND EXISTS (SELECT 1 FROM origin o WHERE o.fragment = fragment.key) AND NOT EXISTS"
+        " (SELECT 1 FROM origin o JOIN fragment p ON p.key = o.predecessor"
+        "  WHERE o.fragment = fragment.key AND NOT (p.live AND p.state = 1))",
+        (step.name, own, lineage),
+    )
+
+
+def _look_at_deliveries(journal: Journal, output: Path) -> int:
+    """Let wait again what was delivered and is no longer there; returns how many files that are."""
+    gone = [
+        delivered
+        for delivered in journal.deliveries(live=True)
+        if not os.path.lexists(output / delivered.name)
+    ]
+    for delivered in gone:
+        journal.forget_delivery(delivered.name)
+        journal.change("UPDATE fragment SET state = 0 WHERE id = ?", (delivered.fragment_id,))
+    return len(gone)
+
+
+def _all_upstream(pipeline: Pipeline, step: Step) -> list[str]:
+    """Return every step whose results may come to this one, directly or not, in a fixed order."""
+    found: dict[str, None] = {}
+    left = list(pipeline.upstream_steps(step))
+    while left:
+        name = left.pop()
+        if name not in found:
+            found[name] = None
+            left += pipeline.upstream_steps(pipeline.step(name))
+    return sorted(found)

@@ -1,0 +1,343 @@
+"""The run of a whole pipeline in one nursery: every step's instances, the combiner, and those who keep the books.
+
+    input folder ─► first fragments ─► [step: sidecar ═ transformation] ─► … ─► combiner ─► output folder
+                            └──────────────► journal ◄──────────────┘
+
+Upstream finished flows from the fragmenter to the last step without a manager: a step is told when all that feed it are over.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.exit_codes import SidecarError, VolumeUnusable
+from iterum_sidecar.local.broker import JournalBroker, SetAside
+from iterum_sidecar.local.combiner import Combiner
+from iterum_sidecar.local.failures import set_aside
+from iterum_sidecar.local.plan import COMBINED
+from iterum_sidecar.local.progress import RunProgress, State, StepProgress
+from iterum_sidecar.local.step_run import StepInstance, Surroundings
+from iterum_sidecar.pipeline.model import queue_name
+from iterum_sidecar.telemetry.logs import get_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from iterum_sidecar.local.containers import ContainerTool
+    from iterum_sidecar.local.display import Display
+    from iterum_sidecar.local.journal import Journal
+    from iterum_sidecar.local.plan import Plan, PlannedStep
+    from iterum_sidecar.local.processes import Children
+    from iterum_sidecar.local.state import OutputFolder
+    from iterum_sidecar.local.store import LocalStore
+    from iterum_sidecar.local.summary import Failure
+    from iterum_sidecar.pipeline.model import Pipeline
+
+__all__ = ["Run"]
+
+_log = get_log(__name__)
+
+#: Seconds between two commits of the journal: what a kill makes be done again at most.
+COMMIT_EVERY = 0.05
+#: How many failures are told while the run goes on; all are in the summary.
+MOST_TOLD = 5
+
+
+class _After:
+    """Upstream is finished when all of these steps are over (`upstream.Upstream`)."""
+
+    def __init__(self, over: Sequence[trio.Event]) -> None:
+        self._over = over
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is so already."""
+        return all(event.is_set() for event in self._over)
+
+    async def wait_until_finished(self) -> None:
+        """Return when it is so."""
+        for event in self._over:
+            await event.wait()
+
+
+@dataclass(slots=True)
+class _StepState:
+    """A step while the run goes on."""
+
+    planned: PlannedStep
+    upstream: _After
+    instances: list[StepInstance]
+    over: trio.Event
+    state: State = "waits"
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What was told of the run so far."""
+
+    failures: list[Failure] = field(default_factory=list)
+    error: SidecarError | None = None
+    """Why the run cannot go on, if it cannot."""
+
+
+class Run:
+    """One run. Made inside Trio; `run` is called once."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        pipeline_hash: str,
+        directory: Path,
+        output: OutputFolder,
+        journal: Journal,
+        store: LocalStore,
+        children: Children,
+        containers: ContainerTool | None,
+        display: Display,
+        plan: Plan,
+        first_fragments: int,
+        results_before: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._hash = pipeline_hash
+        self._output = output
+        self._journal = journal
+        self._store = store
+        self._display = display
+        self._plan = plan
+        self._first_fragments = first_fragments
+        self._results_before = results_before
+        self._shared = _Shared()
+        self._steps_over = trio.Event()
+        self._scope = trio.CancelScope()
+        queues = {queue_name(pipeline_hash, channel): channel for channel in pipeline.channels}
+        self._broker = JournalBroker(journal, queues)
+        self._to_failures, self._failures = trio.open_memory_channel[
+            "tuple[SetAside, Path | None]"
+        ](float("inf"))
+        self.combiner = Combiner(
+            broker=self._broker,
+            journal=journal,
+            store=store,
+            queue=queue_name(pipeline_hash, pipeline.combiner.input_channel),
+            output=output.root,
+            incoming=output.incoming,
+            failed=lambda description, reason: self._set_aside(
+                SetAside(COMBINED, description, reason), None
+            ),
+        )
+        around = Surroundings(
+            pipeline=pipeline,
+            pipeline_hash=pipeline_hash,
+            directory=directory,
+            volumes=output.volumes,
+            logs=output.logs,
+            journal=journal,
+            broker=self._broker,
+            store=store,
+            children=children,
+            containers=containers,
+            say=self.say,
+            set_aside=self._set_aside,
+        )
+        self._steps: dict[str, _StepState] = {}
+        for planned in plan.steps:
+            self._steps[planned.step.name] = self._make_step(planned, around)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The fragments that were set aside."""
+        return self._shared.failures
+
+    @property
+    def error(self) -> SidecarError | None:
+        """Why the run could not go on, if it could not."""
+        return self._shared.error
+
+    @property
+    def has_nothing_to_do(self) -> bool:
+        """Whether everything had been done before."""
+        return self._plan.is_empty
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step has finished."""
+        return self.has_nothing_to_do or (
+            self.error is None and all(step.over.is_set() for step in self._steps.values())
+        )
+
+    def say(self, text: str) -> None:
+        """Tell the user, and the log."""
+        _log.warning(text)
+        self._display.say(text)
+
+    def drain(self) -> None:
+        """Finish what is in work, and take nothing new."""
+        for step in self._steps.values():
+            for instance in step.instances:
+                instance.drain()
+
+    def abort(self) -> None:
+        """End at once."""
+        for step in self._steps.values():
+            for instance in step.instances:
+                instance.abort()
+        self._scope.cancel("told to end at once")
+
+    async def run(self) -> None:
+        """Run every step that has something to do, deliver the results, and return when all are over.
+
+        What ends the run is in `error` then.
+
+        Raises:
+            JournalRefused: the journal cannot be written.
+        """
+        async with trio.open_nursery() as background:
+            background.start_soon(self._commit_regularly)
+            background.start_soon(self._display.run, self.progress)
+            with self._ended_by_error(), self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_failures)
+                    with self._to_failures:
+                        await self._run_steps_and_combiner()
+            background.cancel_scope.cancel("the run is over")
+        self._journal.commit()
+
+    async def _run_steps_and_combiner(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.combiner.run, _After([self._steps_over]))
+            async with trio.open_nursery() as steps:
+                for step in self._steps.values():
+                    steps.start_soon(self._run_step, step)
+            self._steps_over.set()
+
+    def progress(self) -> RunProgress:
+        """Return how far the run is."""
+        return RunProgress(
+            self._pipeline.name,
+            self._first_fragments,
+            [self._progress_of(step) for step in self._steps.values()],
+            results=self.combiner.delivered,
+            results_before=self._results_before,
+            failed=len(self.failures),
+        )
+
+    # -- steps
+
+    def _make_step(self, planned: PlannedStep, around: Surroundings) -> _StepState:
+        upstream = [self._steps[name].over for name in self._pipeline.upstream_steps(planned.step)]
+        count = planned.step.instance_count if planned.must_run else 0
+        return _StepState(
+            planned,
+            _After(upstream),
+            [StepInstance(around, planned, number + 1) for number in range(count)],
+            trio.Event(),
+        )
+
+    async def _run_step(self, step: _StepState) -> None:
+        name = step.planned.step.name
+        if not step.instances:
+            step.state = "skipped"
+            step.over.set()
+            return
+        self._journal.set_complete(name, complete=False)
+        done: list[bool] = []
+
+        async def run_instance(instance: StepInstance) -> None:
+            done.append(await instance.run(step.upstream))
+
+        with self._ended_by_error(step):
+            async with trio.open_nursery() as nursery:
+                for instance in step.instances:
+                    nursery.start_soon(run_instance, instance)
+        if len(done) == len(step.instances) and all(done):
+            self._journal.set_complete(name, complete=True)
+            step.state = "ended"
+            step.over.set()
+
+    @contextmanager
+    def _ended_by_error(self, step: _StepState | None = None) -> Iterator[None]:
+        """Note the first error that ends a step or the run, and let the rest finish what is in work."""
+        try:
+            yield
+        except* SidecarError as group:
+            error = _first(group)
+            if step is not None:
+                step.state = "broken"
+            if self._shared.error is None:
+                self._shared.error = error
+                self._display.say(str(error))
+            _log.error(str(error))
+            self.drain()
+
+    def _progress_of(self, step: _StepState) -> StepProgress:
+        planned, instances = step.planned, step.instances
+        queue = queue_name(self._hash, planned.step.input_channel)
+        tallies = [instance.tally for instance in instances]
+        progress = StepProgress(
+            planned.step.name,
+            instances=planned.step.instance_count,
+            waiting=self._broker.waiting(queue),
+            in_work=self._broker.in_work(queue),
+            done=sum(tally.fragments for tally in tallies),
+            failed=sum(tally.dead_letters for tally in tallies),
+            done_before=planned.done_before,
+            files=sum(tally.files_out for tally in tallies),
+            bytes=sum(tally.bytes_out for tally in tallies),
+            restarts=sum(instance.restarts for instance in instances),
+            state=step.state,
+        )
+        if step.state == "waits" and (progress.in_work or progress.finished):
+            progress.state = step.state = "works"
+        if step.upstream.is_finished:
+            coming = progress.waiting + progress.in_work
+            progress.expected = progress.done_before + progress.finished + coming
+        return progress
+
+    # -- the books
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await trio.sleep(COMMIT_EVERY)
+            self._journal.commit()
+
+    def _set_aside(self, fragment: SetAside, log: Path | None) -> None:
+        self._to_failures.send_nowait((fragment, log))
+
+    async def _keep_failures(self) -> None:
+        async for fragment, log in self._failures:
+            try:
+                failure = await set_aside(
+                    self._output.failed,
+                    fragment.step,
+                    fragment.description,
+                    fragment.reason,
+                    log,
+                    self._store,
+                )
+            except OSError as error:
+                raise VolumeUnusable(
+                    f"what failed cannot be set aside in {self._output.failed}: {error.strerror}"
+                ) from None
+            self.failures.append(failure)
+            if len(self.failures) <= MOST_TOLD:
+                files = ", ".join(failure.files[:3])
+                self.say(f"{failure.step} failed on {files}: {failure.reason.splitlines()[0]}")
+            elif len(self.failures) == MOST_TOLD + 1:
+                self._display.say("more fragments fail; the summary counts them")
+
+
+def _first(group: BaseExceptionGroup[SidecarError]) -> SidecarError:
+    """Return the first of the errors: several tasks may meet one cause."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, SidecarError):
+        raise AssertionError(f"{error!r} is not of the group's kind")
+    return error

@@ -1,0 +1,1 @@
+"""`iterum-sidecar new`: a small pipeline that works, to begin with."""
