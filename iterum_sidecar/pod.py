@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.brokers.amqp import QueuePolicy, open_amqp_broker
+from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import BadConfiguration, ExitCode, SidecarError
 from iterum_sidecar.patience import Patience
 from iterum_sidecar.settings import read_settings
@@ -145,18 +146,11 @@ async def _obey(
 def _tell(group: BaseExceptionGroup[SidecarError]) -> ExitCode:
     """Log each end once, and return the code of the first: several stages may meet one cause."""
     ends: dict[str, SidecarError] = {}
-    for error in _leaves(group):
-        if isinstance(error, SidecarError):
-            ends.setdefault(str(error), error)
+    for error in leaves_of(group, SidecarError):
+        ends.setdefault(str(error), error)
     for error in ends.values():
         _log.error(str(error))
     return next(iter(ends.values())).exit_code
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
 
 
 def _conclude(

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.entries import Entry
 
-__all__ = ["STARVED_AFTER", "Roster", "Seat"]
+__all__ = ["MOST_GATHERED", "STARVED_AFTER", "Roster", "Seat"]
 
 #: Seconds without a hand-out or a done, everything read, after which a step is starved (design, the window).
 STARVED_AFTER = 1.0
 #: The highest depth; the window of fragments in flight ends there too.
 MAX_DEPTH = 4096
+#: The most that a step which says how many it gathers is given: the largest prefetch of AMQP.
+MOST_GATHERED = 65_535
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
@@ -170,7 +172,7 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     def deepen(self, seat: Seat[DeliveryT, WorkT]) -> None:
         """A connection waits for input and finishes nothing: it gathers, so its depth doubles, and suspects are no exception there."""
-        seat.depth = min(seat.depth * 2, MAX_DEPTH)
+        seat.depth = max(seat.depth, min(seat.depth * 2, MAX_DEPTH))
         seat.alone = False
         seat.gathers = True
         self._suspect_out = None
@@ -178,7 +180,7 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     def gather(self, depth: int) -> None:
         """The step has said that each of its connections, those to come too, wants to hold `depth` fragments at a time."""
-        self._depth = max(self._depth, min(depth, MAX_DEPTH))
+        self._depth = max(self._depth, min(depth, MOST_GATHERED))
         for seat in self._seats:
             if seat.depth < self._depth:
                 seat.depth = self._depth

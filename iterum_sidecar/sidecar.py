@@ -35,7 +35,7 @@ from iterum_sidecar.ledger import Ledger
 from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
 from iterum_sidecar.roster import Roster
 from iterum_sidecar.stages import upstream as upstream_stage
-from iterum_sidecar.stages.collect import UPLOADS_WAITING, Collect
+from iterum_sidecar.stages.collect import BLAME_AFTER, UPLOADS_WAITING, Collect
 from iterum_sidecar.stages.download import Download
 from iterum_sidecar.stages.handout import Handout
 from iterum_sidecar.stages.intake import ATTEMPTS_HEADER, FIRST_WINDOW, Intake
@@ -85,6 +85,7 @@ class Sidecar:
     The ports are given from outside: `open_broker` is entered once the sockets listen, `upstream` is asked for a watch
     on the ledger that it is given. `identity` names the outputs, by the pipeline's hash and the step's name unless told otherwise.
     `pause_on_dead_letters` is for queues that outlive the program; where a person watches, a pause helps nobody.
+    `blame_after` are the seconds within which connections that close died together, and a stop makes it no death.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Sidecar:
         tally: Tally,
         identity: OutputIdentity | None = None,
         pause_on_dead_letters: bool = True,
+        blame_after: float = BLAME_AFTER,
     ) -> None:
+        self._blame_after = blame_after
         self._pause_on_dead_letters = pause_on_dead_letters
         self._settings = settings
         self._open_broker = open_broker
@@ -274,6 +277,7 @@ class Sidecar:
             frame_limit=settings.frame_limit,
             kill_timeout=settings.kill_timeout,
             return_timeout=settings.transformation_return_timeout,
+            blame_after=self._blame_after,
         )
         upload = Upload(
             store=store,

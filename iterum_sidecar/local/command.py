@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import ExitCode, SidecarError
 from iterum_sidecar.local.conclusion import conclude
 from iterum_sidecar.local.containers import find_container_tool
@@ -143,7 +144,7 @@ class _Session:
                     code = await self._work(display)
                     nursery.cancel_scope.cancel("the run is over")
             except* (InputsRefused, JournalRefused, _Refused, SidecarError) as group:
-                refused += group.exceptions
+                refused += leaves_of(group, Exception)
             except* Exception as group:
                 _log.exception("a fault of the program itself", group)
                 display.say(

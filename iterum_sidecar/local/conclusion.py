@@ -9,6 +9,7 @@ import trio
 
 from iterum_sidecar.exit_codes import ExitCode, VolumeUnusable
 from iterum_sidecar.local.state import remove_result, synchronise
+from iterum_sidecar.local.step_run import StepBroken
 from iterum_sidecar.local.store import INPUT_BUCKET, LocalStore
 from iterum_sidecar.local.summary import Outcome, Places, Renamed, StepSummary, Summary
 from iterum_sidecar.messages import decode_remote_fragment, encode_lineage
@@ -18,6 +19,7 @@ from iterum_sidecar.telemetry.logs import get_log
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from iterum_sidecar.exit_codes import SidecarError
     from iterum_sidecar.local.display import Display
     from iterum_sidecar.local.journal import Journal
     from iterum_sidecar.local.run import Run
@@ -61,9 +63,11 @@ async def conclude(
     try:
         _write_lineage(journal, output.lineage, pipeline_hash)
     except OSError as error:
-        raise VolumeUnusable(
-            f"the lineage cannot be written to {output.lineage}: {error.strerror}"
-        ) from None
+        # It follows from the journal, so the next run writes it; what ended the run is to be told first.
+        if run.error is None:
+            raise VolumeUnusable(
+                f"the lineage cannot be written to {output.lineage}: {error.strerror}; make room, and run again"
+            ) from None
     journal.commit()
     with trio.move_on_after(SYNCHRONISE_SECONDS):
         await trio.to_thread.run_sync(synchronise, output.root, abandon_on_cancel=True)
@@ -87,13 +91,16 @@ async def conclude(
             StepSummary(step.name, step.done, step.done_before, step.failed)
             for step in progress.steps
         ],
-        failures=run.failures,
+        failures=[
+            failure._replace(place=str(shown_as / os.path.relpath(failure.place, output.root)))
+            for failure in run.failures
+        ],
         renamed=[Renamed(each.wanted, each.name) for each in run.combiner.renamed],
         stale=stale,
         pruned=pruned,
         state_bytes=output.kept_bytes(),
         how_to_go_on=_how_to_go_on(outcome),
-        reason=None if run.error is None else str(run.error).split("\n", 1)[0],
+        reason=None if run.error is None else _reason(run.error),
     )
     _log.info(
         "end", outcome=outcome, exit_code=int(code), seconds=seconds, results=progress.results
@@ -110,6 +117,10 @@ def _outcome(run: Run, interrupted: ExitCode | None) -> tuple[Outcome, ExitCode]
     if run.failures:
         return "done with failures", ExitCode.DEAD_LETTERS
     return ("nothing to do" if run.has_nothing_to_do else "done"), ExitCode.DONE
+
+
+def _reason(error: SidecarError) -> str:
+    return error.what if isinstance(error, StepBroken) else str(error).split("\n", 1)[0]
 
 
 def _how_to_go_on(outcome: Outcome) -> str | None:

@@ -399,7 +399,9 @@ class Journal:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise JournalRefused(f"{self.path} cannot be used: {error}") from None
+            raise JournalRefused(
+                f"{self.path} cannot be used: {error}; run again when that is mended"
+            ) from None
         except sqlite3.DatabaseError as error:
             raise JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over") from None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import SidecarError, VolumeUnusable
 from iterum_sidecar.local.broker import JournalBroker, SetAside
 from iterum_sidecar.local.combiner import Combiner
@@ -22,7 +23,7 @@ from iterum_sidecar.local.plan import COMBINED
 from iterum_sidecar.local.progress import RunProgress, State, StepProgress
 from iterum_sidecar.local.step_run import StepInstance, Surroundings
 from iterum_sidecar.pipeline.model import queue_name
-from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.telemetry.logs import get_log, tell_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,15 @@ _log = get_log(__name__)
 
 #: Seconds between two commits of the journal: what a kill makes be done again at most.
 COMMIT_EVERY = 0.05
+#: Warnings of the sidecars that are told in words of a local run.
+TOLD_OTHERWISE = frozenset(
+    {
+        "a result is refused; its fragments become dead letters",
+        "dead letter",
+        "the transformation died; its fragment is tried again",
+        "the transformation left with fragments in work",
+    }
+)
 #: How many failures are told while the run goes on; all are in the summary.
 MOST_TOLD = 5
 
@@ -174,7 +184,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tell the user, and the log."""
-        _log.warning(text)
+        _log.info(text)
         self._display.say(text)
 
     def drain(self) -> None:
@@ -198,6 +208,10 @@ class Run:
         Raises:
             JournalRefused: the journal cannot be written.
         """
+        with tell_warnings(self._display.say, but=TOLD_OTHERWISE):
+            await self._run()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as background:
             background.start_soon(self._commit_regularly)
             background.start_soon(self._display.run, self.progress)
@@ -267,7 +281,8 @@ class Run:
         try:
             yield
         except* SidecarError as group:
-            error = _first(group)
+            # Several tasks may meet one cause; the first error tells of it.
+            error = leaves_of(group, SidecarError)[0]
             if step is not None:
                 step.state = "broken"
             if self._shared.error is None:
@@ -331,13 +346,3 @@ class Run:
                 self.say(f"{failure.step} failed on {files}: {failure.reason.splitlines()[0]}")
             elif len(self.failures) == MOST_TOLD + 1:
                 self._display.say("more fragments fail; the summary counts them")
-
-
-def _first(group: BaseExceptionGroup[SidecarError]) -> SidecarError:
-    """Return the first of the errors: several tasks may meet one cause."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, SidecarError):
-        raise AssertionError(f"{error!r} is not of the group's kind")
-    return error

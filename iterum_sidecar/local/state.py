@@ -84,7 +84,7 @@ def open_output(root: Path) -> Iterator[OutputFolder]:
     Raises:
         VolumeUnusable: it cannot be made or written to, or another run is using it.
     """
-    output = OutputFolder(root)
+    output = OutputFolder(root.absolute())
     told = shown(str(root))
     try:
         output.state.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import (
     BadConfiguration,
     ExitCode,
@@ -49,8 +50,11 @@ _log = get_log(__name__)
 #: Deaths in a row, no fragment having left the step between them, after which it is not started again.
 MOST_DEATHS: Final = 5
 #: Seconds before the first new start; doubled with every death in a row.
-FIRST_DELAY: Final = 0.1
-LONGEST_DELAY: Final = 5.0
+FIRST_DELAY: Final = 0.25
+LONGEST_DELAY: Final = 2.0
+#: Seconds after which a death is judged: before the next start, so that no fragment is blamed for another's. Nobody stops a
+#: transformation here but the run itself.
+BLAME_AFTER: Final = 0.2
 #: Seconds that a transformation has to connect, on a machine where its program is there already.
 START_TIMEOUT: Final = "30"
 #: Seconds that one which died may be away: the delays above, and its start.
@@ -60,13 +64,24 @@ DRAIN_SECONDS: Final = "86400"
 #: Seconds that a transformation has to end by itself after it has answered the kill message.
 END_SECONDS: Final = 10.0
 
+_LOG_LINES: Final = 10
 _CONFIG_FOLDER: Final = "config"
 
 
 class StepBroken(SidecarError):
-    """A step cannot go on; the message says what happened, and the last lines of its log."""
+    """A step cannot go on. `what` says in one line what happened; the message has the last lines of the step's log too."""
 
     exit_code = ExitCode.TRANSFORMATION_LOST
+
+    def __init__(self, what: str, log: Path | None = None) -> None:
+        lines = [] if log is None else last_lines(log, _LOG_LINES)
+        if lines:
+            super().__init__(
+                "\n".join([f"{what}; the last lines of {log}:", *(f"  {line}" for line in lines)])
+            )
+        else:
+            super().__init__(what if log is None else f"{what}; it has written nothing to {log}")
+        self.what = what
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +158,8 @@ class StepInstance:
                     nursery.start_soon(self._keep_alive, sidecar, volume, environment)
                     await sidecar.run()
             except* TransformationNeverCame as group:
-                failure = StepBroken(self._with_log(str(group.exceptions[0])))
-                failure.__cause__ = group
+                (never_came, *_) = leaves_of(group, TransformationNeverCame)
+                failure = StepBroken(f"{self.name}: {never_came}", self.log)
             if failure is not None:
                 raise failure
         return not self._draining
@@ -209,6 +224,7 @@ class StepInstance:
             tally=self.tally,
             identity=output_identity(around.pipeline_hash, planned.step, planned.fingerprint),
             pause_on_dead_letters=False,
+            blame_after=BLAME_AFTER,
         )
 
     # -- the transformation
@@ -228,9 +244,7 @@ class StepInstance:
                 return
             deaths = 1 if self._left() > left_before else deaths + 1
             if deaths > MOST_DEATHS:
-                raise StepBroken(
-                    self._with_log(f"{self.name} {_ended(code)}, for the {deaths}th time in a row")
-                )
+                raise StepBroken(f"{self.name} {_ended(code)}, {deaths} times in a row", self.log)
             self.restarts += 1
             self.around.say(f"{self.name} {_ended(code)}; it is started again")
             with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):
@@ -238,9 +252,13 @@ class StepInstance:
                 return
 
     def _left(self) -> int:
-        """How many fragments have left the step; those that were set aside count once it has finished any."""
-        done = self.planned.done_before + self.tally.fragments
-        return done + self.tally.dead_letters if done else 0
+        """How far the step is: fragments that it has finished and, once there are any, deaths that were blamed on a fragment.
+
+        Those have a limit of their own, the attempts of a fragment.
+        """
+        tally = self.tally
+        done = self.planned.done_before + tally.fragments
+        return done + tally.dead_letters + tally.struck if done else 0
 
     async def _start(self, volume: str, contract: dict[str, str]) -> Child:
         around, step = self.around, self.planned.step
@@ -271,7 +289,7 @@ class StepInstance:
                 nursery.cancel_scope.cancel("the transformation has ended")
                 return code
         except* ChildrenLost as group:
-            lost = StepBroken(f"{self.name} was killed: {group.exceptions[0]}")
+            lost = StepBroken(f"{self.name} was killed: {leaves_of(group, ChildrenLost)[0]}")
         finally:
             child.kill()
         raise lost
@@ -286,12 +304,6 @@ class StepInstance:
             await child.wait()
             return
         child.kill()
-
-    def _with_log(self, what: str) -> str:
-        lines = last_lines(self.log, 10)
-        if not lines:
-            return f"{what}; its log {self.log} is empty"
-        return "\n".join([f"{what}; the last lines of its log:", *(f"  {line}" for line in lines)])
 
 
 def _ended(code: int) -> str:

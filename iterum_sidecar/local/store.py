@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final, final
 
 from iterum_sidecar.config_files import CONFIG_PREFIX
+from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.stores.copying import FileCopier
 from iterum_sidecar.stores.directory import DirectoryStore
 from iterum_sidecar.stores.port import ObjectMissing, StoreError
@@ -22,6 +23,8 @@ __all__ = ["INPUT_BUCKET", "LocalStore"]
 
 #: The bucket in the descriptions of the first fragments; an object's key is the file's name in the input folder.
 INPUT_BUCKET: Final = "input"
+
+_NO_ROOM: Final = frozenset({"ENOSPC", "EDQUOT", "EFBIG", "EROFS"})
 
 
 @final
@@ -40,6 +43,7 @@ class LocalStore:
         config_bucket: str,
         config_folder: Path,
     ) -> None:
+        self._root = objects
         self._objects = DirectoryStore(objects)
         self._copier = FileCopier()
         self._inputs = os.path.abspath(inputs)
@@ -57,8 +61,19 @@ class LocalStore:
         return await self._objects.fetch(bucket, key, file)
 
     async def put(self, bucket: str, key: str, file: int, size: int) -> None:
-        """Store the first `size` bytes of `file` as the object; as `Store.put`."""
-        await self._objects.put(bucket, key, file, size)
+        """Store the first `size` bytes of `file` as the object; as `Store.put`.
+
+        Raises:
+            VolumeUnusable: there is no room for it; to wait for room, as for a store that is away, would help nobody here.
+        """
+        try:
+            await self._objects.put(bucket, key, file, size)
+        except StoreError as error:
+            if error.code not in _NO_ROOM:
+                raise
+            raise VolumeUnusable(
+                f"there is no room for a result in {self._root}: {error}; make room, and run again"
+            ) from None
 
     async def ensure_bucket(self, bucket: str) -> None:
         """Make the bucket unless it is there already; as `Store.ensure_bucket`."""

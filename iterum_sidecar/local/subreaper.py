@@ -212,6 +212,9 @@ class Worker:
             self.turn(LOOK_AGAIN if self.lingering else None)
         self.poll.unregister(LINE)
         self.poll.unregister(self.keeper)
+        # What is no program yet has nothing to clean up, and may still ignore SIGTERM as this process does.
+        for process, _ in self.starting.values():
+            send(process, signal.SIGKILL)
         self.signal_all(signal.SIGTERM)
         # One that is stopped would not notice.
         self.signal_all(signal.SIGCONT)

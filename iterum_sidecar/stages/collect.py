@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.unix_sockets import Listener, Peer
     from iterum_sidecar.volume import TakenFile, Volume
 
-__all__ = ["UPLOADS_WAITING", "Collect"]
+__all__ = ["BLAME_AFTER", "UPLOADS_WAITING", "Collect"]
 
 _log = get_log(__name__)
 
@@ -85,7 +85,9 @@ class Collect:
         frame_limit: int,
         kill_timeout: float,
         return_timeout: float,
+        blame_after: float = BLAME_AFTER,
     ) -> None:
+        self._blame_after = blame_after
         self._listener = listener
         self._volume = volume
         self._ledger = ledger
@@ -243,7 +245,7 @@ class Collect:
 
     async def _settle_deaths(self, stop: trio.Event) -> None:
         """Settle what died in one moment, as one death: the connections of one process die together."""
-        with trio.move_on_after(BLAME_AFTER):
+        with trio.move_on_after(self._blame_after):
             await stop.wait()
         deaths, self._deaths = self._deaths, []
         self._settle_closed(deaths, death=not stop.is_set())

@@ -14,6 +14,7 @@ import trio
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
 from iterum_sidecar.entries import Admission, State
 from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
+from iterum_sidecar.roster import MOST_GATHERED
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Intake:
 
     async def _hold(self, fragments: int) -> None:
         """Let the window hold what the transformation gathers at a time, and as many again on their way to it."""
-        wanted = min(2 * fragments, LARGEST_WINDOW)
+        wanted = min(2 * fragments, MOST_GATHERED)
         if self._window >= wanted:
             return
         if not self._fixed:

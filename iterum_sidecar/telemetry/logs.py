@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
-__all__ = ["Log", "configure", "get_log", "in_step"]
+__all__ = ["Log", "configure", "get_log", "in_step", "tell_warnings"]
 
 _ROOT = "iterum_sidecar"
 #: A value longer than this many characters is cut: a line is for reading, and a peer's text may be of any length.
 _LONGEST_VALUE = 2000
 _LONGEST_ITEM = 100
+#: How often one kind of warning is told to a person; all are in the log.
+_MOST_TOLD = 3
 _MOST_ITEMS = 10
 #: What some readers take for the end of a line, and JSON does not escape.
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -92,6 +95,38 @@ def configure(level: str, form: str, stream: TextIO | None = None, **constant: s
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+@contextmanager
+def tell_warnings(tell: Callable[[str], None], *, but: Collection[str]) -> Iterator[None]:
+    """Give `tell` a line for each warning that is logged in this context, but for those whose events are named."""
+    handler = _Teller(tell, frozenset(but))
+    logger = logging.getLogger(_ROOT)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[str], None], but: frozenset[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+        self._but = but
+        self._told: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = record.getMessage()
+        self._told[event] += 1
+        if record.levelno > logging.WARNING:
+            return  # an end is told by whoever ends
+        if event in self._but or self._told[event] > _MOST_TOLD:
+            return
+        fields = _fields(record)
+        step = fields.pop("step", None)
+        told = "".join(f", {name}: {_readable(value)}" for name, value in fields.items())
+        self._tell(f"{f'{step}: ' if step else ''}{event}{told}")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
