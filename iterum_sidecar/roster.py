@@ -62,6 +62,8 @@ class Roster(Generic[DeliveryT, WorkT]):
         self._suspect_out: Entry[DeliveryT, WorkT] | None = None
         self._seat_of: dict[Entry[DeliveryT, WorkT], Seat[DeliveryT, WorkT]] = {}
         self._moved_at = 0.0
+        self.gathered = 0
+        """How many fragments each connection holds at a time, as the step has said; 0 if it has not."""
         self.closed = False
         """Whether nothing more is handed out."""
 
@@ -180,6 +182,7 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     def gather(self, depth: int) -> None:
         """The step has said that each of its connections, those to come too, wants to hold `depth` fragments at a time."""
+        self.gathered = max(self.gathered, depth)
         self._depth = max(self._depth, min(depth, MOST_GATHERED))
         for seat in self._seats:
             if seat.depth < self._depth:

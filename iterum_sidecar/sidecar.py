@@ -127,6 +127,11 @@ class Sidecar:
         """Whether the transformation has been told that nothing more comes."""
         return self._killed.is_set()
 
+    @property
+    def gathered(self) -> int:
+        """How many fragments the transformation has said that it gathers at a time; 0 if it has not."""
+        return self._roster.gathered
+
     def drain(self) -> None:
         """Take nothing new, hand out nothing more, and finish what the transformation has, within the drain deadline."""
         if self._stop.is_set():

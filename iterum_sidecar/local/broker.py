@@ -123,7 +123,7 @@ class StepBroker:
     """`brokers.port.Broker` as one sidecar of a local run sees it.
 
     Every output is told to the journal as made by `step`, whose fingerprint is `made_by`; `ancestry` is what a gathered one depends on besides its
-    predecessors.
+    predecessors. `is_premature` tells of a result of so many predecessors whether it was made only because the run is being stopped.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class StepBroker:
         input_queue: str,
         dead_letter_queue: str,
         set_aside: Callable[[SetAside], None],
+        is_premature: Callable[[int], bool],
     ) -> None:
         self._broker = broker
         self._journal = journal
@@ -146,8 +147,9 @@ class StepBroker:
         self._input_queue = input_queue
         self._dead_letter_queue = dead_letter_queue
         self._set_aside = set_aside
+        self._is_premature = is_premature
         self._unfinished: Counter[str] = Counter()
-        """Fragments that were struck or set aside: to acknowledge them is not to finish them."""
+        """Fragments that were struck or set aside, or gathered too early: to acknowledge them is not to finish them."""
 
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """As `Broker.ensure_queue`."""
@@ -171,19 +173,25 @@ class StepBroker:
             self._unfinished[described.fragment_id] += 1
             self._journal.strike(described.fragment_id, int(headers.get(ATTEMPTS_HEADER, 0)))
             self._broker.put(queue, body, headers)
+        elif len(described.predecessors) > 1 and self._is_premature(len(described.predecessors)):
+            # An incomplete batch: the next run gathers its fragments again, together with those that are to come.
+            self._unfinished.update(described.predecessors)
         else:
-            published = self._journal.publish(
-                described.fragment_id,
-                producer=self._step,
-                made_by=self._made_by,
-                channel=self._broker.channel_of(queue),
-                body=body,
-                predecessors=described.predecessors,
-                gathered=self._ancestry if len(described.predecessors) > 1 else None,
-            )
-            if published.number is not None:
-                self._broker.enqueue(queue, published.number, body)
+            self._publish_output(queue, body, described)
         return MemoryConfirmation()
+
+    def _publish_output(self, queue: str, body: bytes, described: _Identified.Metadata) -> None:
+        published = self._journal.publish(
+            described.fragment_id,
+            producer=self._step,
+            made_by=self._made_by,
+            channel=self._broker.channel_of(queue),
+            body=body,
+            predecessors=described.predecessors,
+            gathered=self._ancestry if len(described.predecessors) > 1 else None,
+        )
+        if published.number is not None:
+            self._broker.enqueue(queue, published.number, body)
 
     def acknowledge(self, delivery: MemoryDelivery) -> None:
         """As `Broker.acknowledge`; the journal has the fragment as finished, unless it was struck or set aside."""

@@ -52,20 +52,23 @@ class Outlet:
         self._descriptor: int | None = None
         self.lost = False
         self._pending: list[bytes] = []
-        self._writing = False
         self._changed = threading.Condition()
+        #: Lives only while there is something to write.
         self._thread: threading.Thread | None = None
         self.encoding = (stream.encoding or "utf-8").lower()
         self.unicode = self.encoding.startswith("utf")
-        with suppress(OSError):
+        try:
+            # What was printed before comes before.
             stream.flush()
+        except OSError:
+            self.lost = True
+        with suppress(OSError):
             self._descriptor = stream.fileno()
 
     @property
     def busy(self) -> bool:
         """Whether something that was written has not gone out yet."""
-        with self._changed:
-            return self._writing or bool(self._pending)
+        return self._thread is not None
 
     def size(self) -> tuple[int, int]:
         """Return the columns and rows of the terminal; 80 and 24 where none tells."""
@@ -91,22 +94,21 @@ class Outlet:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="display", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
         """Wait until all has gone out, `seconds` at most, and tell whether it has."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._writing and not self._pending, seconds)
+            return self._changed.wait_for(lambda: not self.busy, seconds)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._writing = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._pending))
                 data = b"".join(self._pending)
                 self._pending.clear()
-                self._writing = True
+                if not data:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
             if not self.lost:
                 self._send(data)
 

@@ -214,6 +214,7 @@ class StepInstance:
             input_queue=settings.input_queue,
             dead_letter_queue=settings.dead_letter_queue,
             set_aside=lambda fragment: around.set_aside(fragment, self.log),
+            is_premature=self._is_premature,
         )
         return Sidecar(
             settings,
@@ -226,6 +227,11 @@ class StepInstance:
             pause_on_dead_letters=False,
             blame_after=BLAME_AFTER,
         )
+
+    def _is_premature(self, predecessors: int) -> bool:
+        """Whether a result of so many predecessors is of a batch that was cut short by the stop of the run."""
+        gathered = 0 if self._sidecar is None else self._sidecar.gathered
+        return self._draining and not 0 < gathered <= predecessors
 
     # -- the transformation
 
