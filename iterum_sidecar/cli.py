@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iterum_sidecar import __version__
-from iterum_sidecar.exit_codes import ExitCode
+from iterum_sidecar.exit_codes import LOCAL_MEANINGS, ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["main"]
 
@@ -91,13 +91,19 @@ def _new(given: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="iterum-sidecar",
-        description="The sidecar of an Iterum pipeline step.",
-        epilog=_exit_codes(),
+        description="The sidecar of an Iterum pipeline step, and whole pipelines on one machine.",
+        epilog=_exit_codes({code: code.meaning for code in ExitCode}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"iterum-sidecar {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    run = _add(commands, "run", "run the sidecar of one step, as the environment says", _RUN)
+    run = _add(
+        commands,
+        "run",
+        "run the sidecar of one step, as the environment says",
+        _RUN,
+        _exit_codes({code: code.meaning for code in ExitCode}),
+    )
     run.set_defaults(carry_out=_run)
     _add_local(commands)
     lint = _add(commands, "lint", "tell everything that is wrong with a pipeline file", _LINT)
@@ -110,7 +116,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_local(commands: _Commands) -> None:
-    local = _add(commands, "local", "run a whole pipeline on this machine", _LOCAL)
+    local = _add(
+        commands,
+        "local",
+        "run a whole pipeline on this machine",
+        _LOCAL,
+        _exit_codes(LOCAL_MEANINGS),
+    )
     local.add_argument("pipeline", type=Path, help="the pipeline file: JSON, TOML or YAML")
     local.add_argument(
         "--input", type=Path, required=True, metavar="DIR", help="the folder of files to work on"
@@ -143,17 +155,19 @@ def _add_local(commands: _Commands) -> None:
     local.set_defaults(carry_out=_local, form="auto")
 
 
-def _add(commands: _Commands, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+def _add(
+    commands: _Commands, name: str, summary: str, description: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=summary,
         description=description,
-        epilog=_exit_codes(),
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def _exit_codes() -> str:
+def _exit_codes(meanings: Mapping[ExitCode, str]) -> str:
     lines = ["exit codes:"]
-    lines += [f"  {int(code):3}  {code.meaning}" for code in ExitCode]
+    lines += [f"  {int(code):3}  {meaning}" for code, meaning in meanings.items()]
     return "\n".join(lines)

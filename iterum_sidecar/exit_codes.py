@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "LOCAL_MEANINGS",
     "BadConfiguration",
     "DrainDeadlinePassed",
     "ExitCode",
@@ -69,6 +70,20 @@ class ExitCode(IntEnum):
     DEAD_LETTERS = 18, "done, with dead letters, and SIDECAR_FAIL_ON_DEAD_LETTERS is set"
     INTERRUPTED = 130, "SIGINT: drained, or ended at once by a second one; not done"
     TERMINATED = 143, "SIGTERM: drained; not done"
+
+
+#: The exit codes of `local`, and what each means there.
+LOCAL_MEANINGS = {
+    ExitCode.DONE: "every fragment has gone through every step, and the results are in the output folder",
+    ExitCode.FAULT: "a fault of the program itself; logs/run.log has its traceback",
+    ExitCode.USAGE: "the command line was not understood",
+    ExitCode.CONFIGURATION: "the pipeline file, the input folder or the journal cannot be used; nothing was begun",
+    ExitCode.VOLUME: "the output folder cannot be used: not writable, full, or in use by another run",
+    ExitCode.TRANSFORMATION_LOST: "a step or the fragmenter cannot go on; what was finished is kept",
+    ExitCode.DEAD_LETTERS: "done, but for fragments that failed and were set aside",
+    ExitCode.INTERRUPTED: "Ctrl-C: what was in work is finished, or ended at once by a second one; not done",
+    ExitCode.TERMINATED: "SIGTERM or SIGHUP: the same",
+}
 
 
 class SidecarError(Exception):
