@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,16 @@ if os.fork() == 0:
         time.sleep(60)
     os._exit(0)
 os.wait()
+"""
+# Leaves some processes in its session, and exits.
+BACKGROUND = """
+import os, time
+for _ in range({}):
+    process = os.fork()
+    if process == 0:
+        time.sleep(60)
+    {}
+os._exit(5)
 """
 FOREVER = "time.sleep(60)"
 
@@ -289,6 +300,18 @@ async def test_arguments_are_passed_exactly(place: Place) -> None:
     assert written == b"|".join(map(os.fsencode, words))
 
 
+async def test_more_can_be_asked_at_once_than_the_line_holds(place: Place) -> None:
+    codes = []
+
+    async def run(children: Children) -> None:
+        codes.append(await place.run(children, ["true", "y" * 100_000]))
+
+    async with opened() as children, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(run, children)
+    assert codes == [0] * 20
+
+
 async def test_a_child_runs_in_its_directory(place: Place) -> None:
     odd = place.path / os.fsdecode(b"a b\xff")
     odd.mkdir()
@@ -471,15 +494,31 @@ async def test_a_signal_for_a_child_that_has_exited_does_nothing(place: Place) -
 # -- what a child leaves behind
 
 
-@pytest.mark.parametrize("jobs", ["", "set -m;"], ids=["same group", "groups of their own"])
+@pytest.mark.parametrize("group", ["", "os.setpgid(process, process)"], ids=["same", "own"])
 async def test_nothing_of_a_session_is_left_when_the_exit_is_told(
-    place: Place, pipe: Pipe, jobs: str
+    place: Place, pipe: Pipe, group: str
 ) -> None:
-    # So many that they are not all gone at once.
-    code = f"{jobs} for n in $(seq 100); do sleep 60 & done; exit 5"
     async with opened() as children:
-        child = await place.start(children, shell(code), pipe.path)
+        # So many that they are not all gone at once.
+        child = await place.start(children, python(BACKGROUND.format(100, group)), pipe.path)
         assert await child.wait() == 5
+        assert pipe.is_let_go_now()
+
+
+def test_a_session_lives_on_until_its_killed_processes_are_gone(pipe: Pipe) -> None:
+    code = python(BACKGROUND.format(1, "os.setpgid(process, process)"))
+    with (
+        pipe.path.open("wb") as log,
+        subprocess.Popen(code, start_new_session=True, stdout=log) as leader,
+    ):
+        log.close()
+        os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+        # What it has looked at, it kills then.
+        assert subreaper.kill_sessions({leader.pid}) == {leader.pid}
+        deadline = time.monotonic() + SECONDS
+        while subreaper.kill_sessions({leader.pid}) and time.monotonic() < deadline:
+            # Nothing tells of its end, to a process that is not its parent.
+            time.sleep(0.01)
         assert pipe.is_let_go_now()
 
 
@@ -621,7 +660,7 @@ async def test_leaving_ends_a_start_too(
         nursery.start_soon(start, children)
         assert await place.run(children, ["true"]) == 0
     await returned.wait()
-    assert await started[0].wait() == -15
+    assert await started[0].wait() == -9
 
 
 # -- the death of either side

@@ -19,7 +19,7 @@ from iterum_sidecar.local.summary import (
 PLACES = Places("results/", "results/logs/", "results/lineage.jsonl", "results/failed/")
 
 
-def made(outcome: Outcome = "done", **fields: Any) -> Summary:
+def made(outcome: Outcome = "done", **fields: object) -> Summary:
     usual: dict[str, Any] = {
         "pipeline": "images",
         "outcome": outcome,
@@ -31,7 +31,7 @@ def made(outcome: Outcome = "done", **fields: Any) -> Summary:
         "exit_code": 0,
         "steps": [StepSummary("edges", 24, 0, 0), StepSummary("sheet", 1, 0, 0)],
     }
-    return Summary(**usual | fields)
+    return Summary(**(usual | fields))
 
 
 def failures(number: int) -> list[Failure]:
