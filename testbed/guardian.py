@@ -58,12 +58,21 @@ def become(specification: dict[str, Any], guardian: int) -> NoReturn:
 
 
 def children_of(process: int) -> list[int]:
-    """Return the process IDs of the direct children of a process that has one thread."""
-    try:
-        with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
-            return [int(number) for number in file.read().split()]
-    except OSError:
-        return []
+    """Return the process IDs of the direct children of a process.
+
+    By /proc/*/stat: the list that /proc keeps for each task is an option of the kernel (CONFIG_PROC_CHILDREN).
+    """
+    children = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # Behind the name of the program, which may hold anything: state, parent.
+                _, parent, *_ = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(parent) == process:
+            children.append(int(name))
+    return children
 
 
 def end_descendants(child: int) -> None:
