@@ -1,4 +1,4 @@
-"""Every message of the wire contract; nothing else defines one.
+"""Every message of the wire contract between a sidecar and its peers; those of the fragmenter are in `local/fragmenter_messages.py`.
 
 Decoding is as strict as the contract and as loose as its peers need: unknown keys are ignored, `null` and an absent
 key are the same where a peer writes either. What is refused says where and why (`MessageRefused`).
