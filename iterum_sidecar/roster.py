@@ -20,6 +20,8 @@ __all__ = ["MOST_GATHERED", "STARVED_AFTER", "Roster", "Seat"]
 
 #: Seconds without a hand-out or a done, everything read, after which a step is starved (design, the window).
 STARVED_AFTER = 1.0
+#: The same for a step that has said that it gathers: whether it waits for input is what has to be found out, no more.
+GATHERER_STARVED_AFTER = 0.1
 #: The highest depth; the window of fragments in flight ends there too.
 MAX_DEPTH = 4096
 #: The most that a step which says how many it gathers is given: the largest prefetch of AMQP.
@@ -166,11 +168,12 @@ class Roster(Generic[DeliveryT, WorkT]):
     # -- starvation
 
     def is_starved(self, now: float, unread: int) -> bool:
-        """Whether the step has read everything, holds something, and for a second has finished none.
+        """Whether the step has read everything, holds something, and for a second (a tenth, if it gathers) has finished none.
 
         `unread` is the number of bytes of whole frames that were sent to it and not read, on all connections.
         """
-        return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= STARVED_AFTER
+        enough = GATHERER_STARVED_AFTER if self.gathered else STARVED_AFTER
+        return bool(self._seat_of) and unread == 0 and self.idle_for(now) >= enough
 
     def deepen(self, seat: Seat[DeliveryT, WorkT]) -> None:
         """A connection waits for input and finishes nothing: it gathers, so its depth doubles, and suspects are no exception there."""

@@ -173,7 +173,7 @@ class StepBroker:
             self._unfinished[described.fragment_id] += 1
             self._journal.strike(described.fragment_id, int(headers.get(ATTEMPTS_HEADER, 0)))
             self._broker.put(queue, body, headers)
-        elif len(described.predecessors) > 1 and self._is_premature(len(described.predecessors)):
+        elif self._is_premature(len(described.predecessors)):
             # An incomplete batch: the next run gathers its fragments again, together with those that are to come.
             self._unfinished.update(described.predecessors)
         else:

@@ -99,6 +99,7 @@ def _plan_step(
     channel = step.input_channel
     _void(journal, channel, own)
     _void_gathered(journal, step, "gathered <> ?", lineage)
+    _void_half_finished(journal, step, own)
     waiting = journal.count(channel, JournalState.WAITING)
     if journal.is_complete(step.name) and (waiting or more_comes):
         _void_gathered(journal, step, "gathered = ?", lineage)
@@ -131,6 +132,22 @@ def _void_gathered(journal: Journal, step: Step, which: str, lineage: str) -> No
     )
 
 
+def _void_half_finished(journal: Journal, step: Step, own: str) -> None:
+    """Let all predecessors wait again of a result of several, if one of them does: the run was cut off between them.
+
+    It may be gathered otherwise the second time; and those that are in another result with one of these wait too.
+    """
+    while journal.change(
+        "UPDATE fragment SET state = 0 WHERE channel = ? AND live AND state = 1 AND key IN"
+        " (SELECT o.predecessor FROM origin o JOIN fragment f ON f.key = o.fragment"
+        "  WHERE f.producer = ? AND f.made_by = ? AND f.gathered <> '' AND EXISTS"
+        "  (SELECT 1 FROM origin o2 JOIN fragment p ON p.key = o2.predecessor"
+        "   WHERE o2.fragment = f.key AND NOT (p.live AND p.state = 1)))",
+        (step.input_channel, step.name, own),
+    ):
+        pass
+
+
 def _mark_outputs(journal: Journal, step: Step, own: str, lineage: str) -> None:
     """Mark what the step, as it is now, has made of fragments that are of this run."""
     journal.change(
@@ -145,6 +162,11 @@ def _mark_outputs(journal: Journal, step: Step, own: str, lineage: str) -> None:
         " (SELECT 1 FROM origin o JOIN fragment p ON p.key = o.predecessor"
         "  WHERE o.fragment = fragment.key AND NOT (p.live AND p.state = 1))",
         (step.name, own, lineage),
+    )
+    # Its predecessors may be finished again in a later run, in other results: it does not come back by that.
+    journal.change(
+        "UPDATE fragment SET gathered = '' WHERE producer = ? AND gathered IS NOT NULL AND NOT live",
+        (step.name,),
     )
 
 

@@ -229,9 +229,10 @@ class StepInstance:
         )
 
     def _is_premature(self, predecessors: int) -> bool:
-        """Whether a result of so many predecessors is of a batch that was cut short by the stop of the run."""
+        """Whether a result of so many predecessors may be of a batch that was cut short by the stop of the run."""
         gathered = 0 if self._sidecar is None else self._sidecar.gathered
-        return self._draining and not 0 < gathered <= predecessors
+        whole = predecessors >= gathered if gathered else predecessors == 1
+        return self._draining and not whole
 
     # -- the transformation
 
@@ -250,7 +251,10 @@ class StepInstance:
                 return
             deaths = 1 if self._left() > left_before else deaths + 1
             if deaths > MOST_DEATHS:
-                raise StepBroken(f"{self.name} {_ended(code)}, {deaths} times in a row", self.log)
+                hint = "" if code or self._left() else " (does its program serve the sidecar?)"
+                raise StepBroken(
+                    f"{self.name} {_ended(code)}, {deaths} times in a row{hint}", self.log
+                )
             self.restarts += 1
             self.around.say(f"{self.name} {_ended(code)}; it is started again")
             with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):

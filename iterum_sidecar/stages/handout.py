@@ -37,7 +37,7 @@ _log = get_log(__name__)
 
 #: Seconds between looks at whether the step is starved, or gone.
 TICK = 1.0
-#: The same once nothing new comes and only the end is waited for.
+#: The same once nothing new comes and only the end is waited for, or for a step that has said that it gathers.
 LAST_TICK = 0.1
 #: Seconds without a hand-out or a done after which the done of a void hand-out is not waited for any longer.
 VOID_PATIENCE = 10.0
@@ -243,11 +243,11 @@ class Handout:
     # -- time
 
     async def _watch(self, news: trio.MemorySendChannel[News]) -> None:
-        """Look every second whether the step is starved, whether it is there at all, and whether the end has come."""
+        """Look at every tick whether the step is starved, whether it is there at all, and whether the end has come."""
         absent_since = trio.current_time()
         said = absent_since
         while True:
-            await trio.sleep(LAST_TICK if self._nothing_new else TICK)
+            await trio.sleep(LAST_TICK if self._nothing_new or self._roster.gathered else TICK)
             now = trio.current_time()
             self._reconsider()
             if self._roster.seats:

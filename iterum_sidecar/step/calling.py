@@ -127,18 +127,28 @@ def describe(error: BaseException, function: Callable[..., Any]) -> str:
     """Return why the function failed in one line of at most 1,000 characters: `Type: text (file.py:12 in function)`.
 
     The place is the innermost one in the function's own file, or the innermost that is not the client's, or where the
-    function is defined.
+    function is defined. Of a group of errors, as task groups raise them, the first is told, and how many there are beside it.
     """
+    error, others = _first_of(error)
     place = _place(error, function)[:_LONGEST_PLACE]
     try:
         text = " ".join(str(error).split())
     except Exception:
         text = "(it has no text that can be read)"
     reason = f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+    place = f"{f' and {others} more' if others else ''}{place}"
     room = LONGEST_REASON - len(place)
     if len(reason) > room:
         reason = f"{reason[: room - 1]}…"
     return f"{reason}{place}".encode(errors="replace").decode()
+
+
+def _first_of(error: BaseException) -> tuple[BaseException, int]:
+    """Return the first error of a group of groups, and how many others there are; an error alone as it is."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error, 0
+    counted = [_first_of(each) for each in error.exceptions]
+    return counted[0][0], sum(others + 1 for _, others in counted) - 1
 
 
 def _place(error: BaseException, function: Callable[..., Any]) -> str:

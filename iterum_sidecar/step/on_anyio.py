@@ -38,9 +38,14 @@ def run_on_anyio(
         anyio.run(client.run, backend=backend)
     except BaseExceptionGroup as group:
         # Trio raises Ctrl-C in whatever task is running, so it arrives within a group.
-        if group.subgroup(KeyboardInterrupt) is None:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
+        end: BaseException | None = group.subgroup(SystemExit)
+        if end is None:
             raise
-        raise KeyboardInterrupt from None
+        while isinstance(end, BaseExceptionGroup):
+            end = end.exceptions[0]
+        raise end from None
     if client.end is not None:
         raise client.end
 
