@@ -1,17 +1,22 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Each makes its own environment and leaves no process behind.
+# For a fresh machine: `make demo`, `make demo-services` and `make test`. Each makes its own environment and leaves no process behind.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := iterum_sidecar tests testbed benchmarks demo
+SOURCES := iterum_sidecar tests testbed benchmarks demo examples
 
 # ASYNC124: a test without an await must be async all the same to run under Trio. ASYNC240: see pyproject.toml.
 # ASYNC9xx are off by default, and so here: the hot paths save checkpoints, and say where there is one.
 ASYNC_OPTIONS := --disable=ASYNC124,ASYNC240,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager=_run_channel,_run_consumer
 
-.PHONY: demo test lint bench clean
+.PHONY: demo demo-services test lint bench clean
 
-demo: $(VENV)/.demo rabbitmq
+demo: $(VENV)/.demo
+	@$(BIN)/iterum-sidecar local examples/images/pipeline.json --input examples/images/pictures --output demo-results
+	@echo
+	@echo "Look at demo-results/contact-sheet.jpg. A pipeline of your own: docs/getting-started.md"
+
+demo-services: $(VENV)/.demo-services rabbitmq
 	$(BIN)/python -m demo
 
 test: $(VENV)/.dev rabbitmq
@@ -37,13 +42,19 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	@echo "installing what the demo needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,examples]'
+	@touch $@
+
+$(VENV)/.demo-services: $(VENV)/bin/python pyproject.toml
+	@echo "installing what the demo with services needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.demo-services
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -f examples/images/pyterum_debug.log

@@ -19,6 +19,12 @@ from iterum_sidecar.brokers.port import MessageUnroutable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+#: What a consumer of a shared queue holds at first: enough to have the next message ready, and no more, or it would sit on what
+#: others could work on.
+SHARED_ALLOWANCE = 3
+#: Seconds from delivery to acknowledgement within which it is quick, and may hold twice as much: it will not sit on it for long.
+QUICK = 0.5
+
 __all__ = [
     "Backlog",
     "MemoryBroker",
@@ -46,6 +52,7 @@ class MemoryDelivery:
 
     message: Message
     consumer: MemoryConsumer
+    taken_at: float = 0.0
 
     @property
     def body(self) -> bytes:
@@ -80,6 +87,7 @@ class _Queue:
     messages: deque[Message] = field(default_factory=deque)
     consumers: deque[MemoryConsumer] = field(default_factory=deque)
     backlog: Backlog | None = None
+    shared: bool = False
 
     def waiting(self) -> int:
         """How many messages are not delivered."""
@@ -141,17 +149,18 @@ class MemoryConsumer:
     def __init__(self, queue: _Queue, window: int) -> None:
         self._queue = queue
         self._window = window
+        self._allowance = SHARED_ALLOWANCE if queue.shared else window
         self._arrived: list[MemoryDelivery] = []
         self._unsettled: dict[MemoryDelivery, None] = {}
         self._wakeup = trio.Event()
 
     def has_room(self) -> bool:
         """Whether the window allows one more."""
-        return len(self._unsettled) < self._window
+        return len(self._unsettled) < min(self._window, self._allowance)
 
     def take(self, message: Message) -> None:
         """A message is delivered."""
-        delivery = MemoryDelivery(message, self)
+        delivery = MemoryDelivery(message, self, trio.current_time())
         self._unsettled[delivery] = None
         self._arrived.append(delivery)
         self._wakeup.set()
@@ -166,6 +175,8 @@ class MemoryConsumer:
         if delivery not in self._unsettled:
             return False
         del self._unsettled[delivery]
+        if self._allowance < self._window and trio.current_time() - delivery.taken_at < QUICK:
+            self._allowance *= 2
         return True
 
     def deliver(self) -> None:
@@ -190,6 +201,7 @@ class MemoryConsumer:
     async def grow(self, increment: int) -> None:
         """Allow `increment` more messages to be unacknowledged."""
         self._window += increment
+        self._allowance = self._window
         self._queue.deliver()
         await trio.lowlevel.checkpoint()
 
@@ -245,6 +257,10 @@ class MemoryBroker:
     def back(self, queue: str, backlog: Backlog) -> None:
         """Let a queue go on with `backlog` where its messages in memory end."""
         self._queue(queue).backlog = backlog
+
+    def share(self, queue: str) -> None:
+        """Let consumers of a queue that are slow hold little, so that its messages are shared evenly among them."""
+        self._queue(queue).shared = True
 
     def waiting(self, queue: str) -> int:
         """Return how many messages of a queue are not delivered."""

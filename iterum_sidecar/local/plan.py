@@ -127,7 +127,7 @@ def _void_gathered(journal: Journal, step: Step, which: str, lineage: str) -> No
     """Let all predecessors wait again of those results of several predecessors that `which` says."""
     journal.change(
         "UPDATE fragment SET state = 0 WHERE channel = ? AND key IN (SELECT o.predecessor FROM origin o"
-        f" JOIN fragment f ON f.key = o.fragment WHERE f.producer = ? AND f.gathered IS NOT NULL AND f.{which})",
+        f" JOIN fragment f ON f.key = o.fragment WHERE f.producer = ? AND f.gathered <> '' AND f.{which})",
         (step.input_channel, step.name, lineage),
     )
 

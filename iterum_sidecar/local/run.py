@@ -247,6 +247,8 @@ class Run:
     def _make_step(self, planned: PlannedStep, around: Surroundings) -> _StepState:
         upstream = [self._steps[name].over for name in self._pipeline.upstream_steps(planned.step)]
         count = planned.step.instance_count if planned.must_run else 0
+        if count > 1:
+            self._broker.share(queue_name(self._hash, planned.step.input_channel))
         return _StepState(
             planned,
             _After(upstream),

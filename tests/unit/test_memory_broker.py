@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from iterum_sidecar.brokers.memory import MemoryBroker, MemoryConsumer, MemoryDelivery
+from iterum_sidecar.brokers.memory import (
+    QUICK,
+    SHARED_ALLOWANCE,
+    MemoryBroker,
+    MemoryConsumer,
+    MemoryDelivery,
+)
 from iterum_sidecar.brokers.port import MessageUnroutable
 
 
@@ -252,3 +258,40 @@ def test_no_message_is_lost_or_doubled_whatever_happens(window: int, steps: list
         assert sorted(left + acknowledged) == sorted(b"%d" % number for number in range(put))
 
     trio.run(run)
+
+
+async def test_a_shared_queue_gives_little_to_each_until_they_are_quick(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = MemoryBroker()
+    broker.share("work")
+    for number in range(100):
+        broker.put("work", str(number).encode())
+    async with broker.consume("work", 32) as slow, broker.consume("work", 32) as quick:
+        first = await slow.receive()
+        theirs = list(await quick.receive())
+        assert (len(first), len(theirs)) == (SHARED_ALLOWANCE, SHARED_ALLOWANCE)
+
+        await trio.sleep(QUICK)
+        broker.acknowledge(first[0])
+        assert slow.unsettled == SHARED_ALLOWANCE
+
+        while quick.unsettled < 32 and theirs:
+            broker.acknowledge(theirs.pop())
+            await trio.lowlevel.checkpoint()
+            if not theirs:
+                theirs += await quick.receive()
+        assert quick.unsettled == 32
+        assert slow.unsettled == SHARED_ALLOWANCE
+
+
+async def test_one_that_asks_for_more_of_a_shared_queue_gets_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = MemoryBroker()
+    broker.share("work")
+    for number in range(100):
+        broker.put("work", str(number).encode())
+    async with broker.consume("work", 32) as gathering:
+        await gathering.grow(8)
+        assert gathering.unsettled == 40
