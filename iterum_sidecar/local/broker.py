@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from iterum_sidecar.brokers.memory import MemoryBroker, MemoryConfirmation, Message
-from iterum_sidecar.local.journal import JournalState
+from iterum_sidecar.local.journal import JournalState, StepRecord
 from iterum_sidecar.stages.intake import ATTEMPTS_HEADER
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class StepBroker:
     """`brokers.port.Broker` as one sidecar of a local run sees it.
 
     Every output is told to the journal as made by `step`, whose fingerprint is `made_by`; `ancestry` is what a gathered one depends on besides its
-    predecessors. `is_premature` tells of a result of so many predecessors whether it was made only because the run is being stopped.
+    predecessors. `gathers` is whether the step is known to gather, and `says_gathers` whether it has said so by now: a batch of one counts
+    as gathered too. `is_premature` tells of a result of so many predecessors whether it was made only because the run is being stopped.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class StepBroker:
         input_queue: str,
         dead_letter_queue: str,
         set_aside: Callable[[SetAside], None],
+        gathers: bool,
+        says_gathers: Callable[[], bool],
         is_premature: Callable[[int], bool],
     ) -> None:
         self._broker = broker
@@ -147,6 +150,8 @@ class StepBroker:
         self._input_queue = input_queue
         self._dead_letter_queue = dead_letter_queue
         self._set_aside = set_aside
+        self._gathers = gathers
+        self._says_gathers = says_gathers
         self._is_premature = is_premature
         self._unfinished: Counter[str] = Counter()
         """Fragments that were struck or set aside, or gathered too early: to acknowledge them is not to finish them."""
@@ -181,6 +186,10 @@ class StepBroker:
         return MemoryConfirmation()
 
     def _publish_output(self, queue: str, body: bytes, described: _Identified.Metadata) -> None:
+        if not self._gathers and (len(described.predecessors) > 1 or self._says_gathers()):
+            self._gathers = True
+            record = StepRecord(complete=False, gathers=True, ancestry=self._ancestry)
+            self._journal.note_step(self._step, record)
         published = self._journal.publish(
             described.fragment_id,
             producer=self._step,
@@ -188,7 +197,7 @@ class StepBroker:
             channel=self._broker.channel_of(queue),
             body=body,
             predecessors=described.predecessors,
-            gathered=self._ancestry if len(described.predecessors) > 1 else None,
+            gathered=self._ancestry if self._gathers else None,
         )
         if published.number is not None:
             self._broker.enqueue(queue, published.number, body)

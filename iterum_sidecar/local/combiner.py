@@ -7,6 +7,7 @@ gets a suffix from its fragment's ID; what is no longer of this run gives its na
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -37,13 +38,34 @@ RESERVED = frozenset({".iterum", "logs", "failed", "lineage.jsonl"})
 
 #: Fragments that are delivered at a time, and that may be in flight.
 AT_A_TIME = 8
-WINDOW = 64
+WINDOW = 256
 
 _SUFFIX_LENGTHS = (8, 16, 64)
 
 
+@dataclass(slots=True)
+class _Ready:
+    """A fragment whose files are copied, each with the name that it should have, and wait to be shown."""
+
+    delivery: MemoryDelivery
+    fragment_id: str
+    files: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def _at_hand(ready: trio.MemoryReceiveChannel[_Ready]) -> Iterator[_Ready]:
+    """Yield what can be had without waiting."""
+    while True:
+        try:
+            yield ready.receive_nowait()
+        except trio.WouldBlock:
+            return
+
+
 class Combiner:
-    """Delivers the results. `failed` is told of a fragment that cannot be delivered, and why."""
+    """Delivers the results. `failed` is told of a fragment that cannot be delivered, and why.
+
+    With `take_over`, files of which nobody knows whose they are give up their names too.
+    """
 
     def __init__(
         self,
@@ -54,6 +76,7 @@ class Combiner:
         queue: str,
         output: Path,
         incoming: Path,
+        take_over: bool = False,
         failed: Callable[[bytes, str], None],
     ) -> None:
         self._broker = broker
@@ -62,6 +85,7 @@ class Combiner:
         self._queue = queue
         self._output = output
         self._incoming = incoming
+        self._take_over = take_over
         self._failed = failed
         self._numbers = count()
         self._finished = False
@@ -79,12 +103,14 @@ class Combiner:
         """
         self._incoming.mkdir(parents=True, exist_ok=True)
         to_workers, deliveries = trio.open_memory_channel["MemoryDelivery"](0)
+        self._to_place, ready = trio.open_memory_channel["_Ready"](WINDOW)
         async with (
             self._broker.consume(self._queue, WINDOW) as consumer,
             trio.open_nursery() as nursery,
         ):
             for _ in range(AT_A_TIME):
                 nursery.start_soon(self._work, deliveries)
+            nursery.start_soon(self._place, ready)
             nursery.start_soon(self._await_upstream, upstream)
             nursery.start_soon(self._end, nursery.cancel_scope)
             while True:
@@ -107,34 +133,26 @@ class Combiner:
 
     async def _work(self, deliveries: trio.MemoryReceiveChannel[MemoryDelivery]) -> None:
         async for delivery in deliveries:
-            await self._deliver(delivery)
-            self._broker.acknowledge(delivery)
-            self._look_whether_over()
+            fragment = decode_remote_fragment(delivery.body)
+            fragment_id = fragment.metadata.fragment_id
+            ready = _Ready(delivery, fragment_id)
+            try:
+                for file in fragment.files:
+                    ready.files.append((await self._fetch(file), file.name))
+            except StoreError as error:
+                for temporary, _ in ready.files:
+                    temporary.unlink()
+                self._journal.fail(fragment_id, COMBINED, str(error))
+                self._failed(delivery.body, str(error))
+                self._settle(delivery)
+            except OSError as error:
+                raise self._unusable(error) from None
+            else:
+                await self._to_place.send(ready)
 
-    async def _deliver(self, delivery: MemoryDelivery) -> None:
-        fragment = decode_remote_fragment(delivery.body)
-        fragment_id = fragment.metadata.fragment_id
-        had = {each.wanted: each.name for each in self._journal.delivered_of(fragment_id)}
-        try:
-            for file in fragment.files:
-                name = had.get(file.name) or self._reserve(fragment_id, file.name)
-                await self._fetch(file, name)
-                if name != file.name:
-                    self.renamed.append(Delivered(name, fragment_id, file.name))
-                self.delivered += 1
-        except StoreError as error:
-            self._journal.fail(fragment_id, COMBINED, str(error))
-            self._failed(delivery.body, str(error))
-        except OSError as error:
-            raise VolumeUnusable(
-                f"a result cannot be written to {self._output}: {error.strerror}; make room or choose another --output, and run again"
-            ) from None
-        else:
-            self._journal.finish(fragment_id, COMBINED)
-
-    async def _fetch(self, file: RemoteFile, name: str) -> None:
+    async def _fetch(self, file: RemoteFile) -> Path:
+        """Copy a file to where nobody takes it for a result."""
         temporary = self._incoming / str(next(self._numbers))
-        target = self._output / name
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             await self._store.fetch(file.bucket, file.path, descriptor)
@@ -143,9 +161,49 @@ class Combiner:
             raise
         finally:
             os.close(descriptor)
-        if "/" in name:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(temporary, target)
+        return temporary
+
+    async def _place(self, ready: trio.MemoryReceiveChannel[_Ready]) -> None:
+        """Give what is ready its names, and only then, when the journal has them for good, show it under them.
+
+        Otherwise a run that is killed between the two would later take its own results for someone else's.
+        """
+        async for first in ready:
+            batch = [first, *_at_hand(ready)]
+            names = [self._names_of(each) for each in batch]
+            self._journal.commit()
+            for each, given in zip(batch, names, strict=True):
+                try:
+                    self._show(each, given)
+                except OSError as error:
+                    raise self._unusable(error) from None
+                self._journal.finish(each.fragment_id, COMBINED)
+                self._settle(each.delivery)
+
+    def _names_of(self, ready: _Ready) -> list[str]:
+        had = {each.wanted: each.name for each in self._journal.delivered_of(ready.fragment_id)}
+        return [
+            had.get(wanted) or self._reserve(ready.fragment_id, wanted) for _, wanted in ready.files
+        ]
+
+    def _show(self, ready: _Ready, names: list[str]) -> None:
+        for (temporary, wanted), name in zip(ready.files, names, strict=True):
+            target = self._output / name
+            if "/" in name:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(temporary, target)
+            self.delivered += 1
+            if name != wanted:
+                self.renamed.append(Delivered(name, ready.fragment_id, wanted))
+
+    def _settle(self, delivery: MemoryDelivery) -> None:
+        self._broker.acknowledge(delivery)
+        self._look_whether_over()
+
+    def _unusable(self, error: OSError) -> VolumeUnusable:
+        return VolumeUnusable(
+            f"a result cannot be written to {self._output}: {error.strerror}; make room or choose another --output, and run again"
+        )
 
     # -- names
 
@@ -168,9 +226,11 @@ class Combiner:
                 return False
             parent = os.path.dirname(parent)
         path = self._output / name
+        if self._journal.is_folder(name):
+            return False
         owner = self._journal.owner(name)
         if owner is None:
-            return not os.path.lexists(path)
+            return not os.path.lexists(path) or (self._take_over and not os.path.isdir(path))
         owned_by, of_this_run = owner
         return owned_by == fragment_id or not of_this_run
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.error_groups import leaves_of
-from iterum_sidecar.exit_codes import ExitCode, SidecarError
+from iterum_sidecar.exit_codes import ExitCode, SidecarError, VolumeUnusable
 from iterum_sidecar.local.conclusion import conclude
 from iterum_sidecar.local.containers import find_container_tool
 from iterum_sidecar.local.display import choose_display
@@ -25,7 +25,7 @@ from iterum_sidecar.local.own_fragmenter import FragmenterFailed
 from iterum_sidecar.local.plan import forget_marks, make_plan
 from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, last_lines, open_children
 from iterum_sidecar.local.run import Run
-from iterum_sidecar.local.state import open_output
+from iterum_sidecar.local.state import open_output, synchronise
 from iterum_sidecar.local.store import LocalStore
 from iterum_sidecar.local.volumes import volume_folder
 from iterum_sidecar.pipeline.commands import resolve_command
@@ -105,9 +105,14 @@ def _read_pipeline(options: Options) -> Pipeline:
 
 
 def _begin_log(output: OutputFolder) -> None:
-    output.logs.mkdir(exist_ok=True)
-    # Open for the life of the process, like standard error.
-    stream = open(output.logs / "run.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    try:
+        output.logs.mkdir(exist_ok=True)
+        # Open for the life of the process, like standard error.
+        stream = open(output.logs / "run.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    except OSError as error:
+        raise VolumeUnusable(
+            f"{output.logs} cannot be used for logs: {error.strerror}; make room for it, or choose another --output"
+        ) from None
     configure("info", "text", stream)
 
 
@@ -132,6 +137,7 @@ class _Session:
         self._signals: list[signal.Signals] = []
         self._run: Run | None = None
         self._preparing = trio.CancelScope()
+        self._take_over = False
 
     async def run(self) -> int:
         display = choose_display(self._options.form, sys.stdout)
@@ -159,16 +165,33 @@ class _Session:
 
     async def _work(self, display: Display) -> ExitCode:
         output = self._output
-        output.clear_remains()
-        if self._options.fresh:
-            output.start_over()
+        try:
+            output.clear_remains()
+            known = not self._options.fresh or output.start_over()
+        except OSError as error:
+            raise VolumeUnusable(
+                f"what earlier runs left in {output.root} cannot be removed: {error.strerror}: {error.filename}"
+            ) from None
+        if not known:
+            self._take_over = True
+            display.say(
+                f"the journal of earlier runs cannot be read, so files in {self._options.output} that are in the way of"
+                " a result are replaced"
+            )
         began = trio.current_time()
         with Journal(output.journal) as journal:
             journal.begins()
             async with open_children() as children:
                 run = None
-                with self._preparing:
-                    run = await self._prepare(journal, children, display)
+                try:
+                    with self._preparing:
+                        run = await self._prepare(journal, children, display)
+                finally:
+                    if run is None:
+                        # Nothing else has been written than what was found out about the input.
+                        journal.commit()
+                        synchronise(output.root)
+                        journal.was_synchronised()
                 if run is None:
                     display.say("interrupted before anything was begun")
                     return self._interrupted()
@@ -215,6 +238,7 @@ class _Session:
             plan=plan,
             first_fragments=found.fragments,
             results_before=sum(1 for _ in journal.deliveries(live=True)),
+            take_over=self._take_over,
         )
 
     async def _look_at_input(

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Self
 
-__all__ = ["Delivered", "Journal", "JournalRefused", "JournalState", "Published", "Waiting"]
+__all__ = [
+    "Delivered",
+    "Journal",
+    "JournalRefused",
+    "JournalState",
+    "Published",
+    "StepRecord",
+    "Waiting",
+]
 
 #: Raised when the tables change; a journal of another format is told, not guessed at.
 FORMAT: Final = "1"
@@ -58,7 +66,9 @@ CREATE TABLE delivered (
     name TEXT PRIMARY KEY, fragment TEXT NOT NULL, wanted TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX delivery ON delivered (fragment);
-CREATE TABLE step (name TEXT PRIMARY KEY, complete INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE step (
+    name TEXT PRIMARY KEY, complete INTEGER NOT NULL, gathers INTEGER NOT NULL, ancestry TEXT NOT NULL
+) WITHOUT ROWID;
 """
 
 
@@ -89,6 +99,17 @@ class Published(NamedTuple):
     new: bool
 
 
+class StepRecord(NamedTuple):
+    """A step as its last run left it."""
+
+    complete: bool
+    """Whether it had got all of its input, and had finished."""
+    gathers: bool
+    """Whether it is known to make results of several fragments."""
+    ancestry: str
+    """What its gathered results depended on besides their predecessors."""
+
+
 class Delivered(NamedTuple):
     """A result in the output folder: its name there, the fragment that it belongs to, the name that it should have had."""
 
@@ -100,13 +121,15 @@ class Delivered(NamedTuple):
 class Journal:
     """The journal in one file. Use as a context manager; leaving commits."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal, making it if it is not there.
+    def __init__(self, path: Path, *, trusted: bool = True) -> None:
+        """Open the journal, making it if it is not there; one that is not to be `trusted` may be of a run that the machine went down in.
 
         Raises:
             JournalRefused: with what is wrong with it and what to do.
         """
         self.path = path
+        self.combined = ""
+        """The channel whose fragments are the results, once the plan has told it."""
         self._changed = False
         with self._told():
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -116,7 +139,7 @@ class Journal:
             execute("PRAGMA synchronous = OFF")
             if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 self._make()
-            self._check()
+            self._check(trusted=trusted)
             self._last_number = execute("SELECT max(number) FROM fragment").fetchone()[0] or 0
 
     def __enter__(self) -> Self:
@@ -263,13 +286,6 @@ class Journal:
         ) or (0,)
         return int(number)
 
-    def made_by_step(self, producer: str) -> int:
-        """Return how many fragments of this run a step has made."""
-        (number,) = self._read_one(
-            "SELECT count(*) FROM fragment WHERE producer = ? AND live", (producer,)
-        ) or (0,)
-        return int(number)
-
     def failed(self) -> Iterator[str]:
         """Yield the ID of each fragment that its consumer could not finish."""
         return (row[0] for row in self._read("SELECT id FROM fragment WHERE state = 2"))
@@ -297,12 +313,22 @@ class Journal:
         self._write("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?)", delivered)
 
     def owner(self, name: str) -> tuple[str, bool] | None:
-        """Return the fragment that a name in the output folder belongs to, and whether it is of this run."""
+        """Return the fragment that a name in the output folder belongs to, and whether that is a result of this run."""
         row = self._read_one(
-            "SELECT d.fragment, coalesce(f.live, 0) FROM delivered d LEFT JOIN fragment f ON f.id = d.fragment WHERE d.name = ?",
-            (name,),
+            "SELECT d.fragment, coalesce(f.live AND f.channel = ?, 0) FROM delivered d"
+            " LEFT JOIN fragment f ON f.id = d.fragment WHERE d.name = ?",
+            (self.combined, name),
         )
         return None if row is None else (str(row[0]), bool(row[1]))
+
+    def is_folder(self, name: str) -> bool:
+        """Whether anything was delivered below a name."""
+        # The next character after the slash ends what begins with it.
+        below = (f"{name}/", f"{name}0")
+        return (
+            self._read_one("SELECT 1 FROM delivered WHERE name > ? AND name < ? LIMIT 1", below)
+            is not None
+        )
 
     def delivered_of(self, fragment_id: str) -> list[Delivered]:
         """Return what was delivered of a fragment."""
@@ -314,8 +340,9 @@ class Journal:
     def deliveries(self, *, live: bool) -> Iterator[Delivered]:
         """Yield the results in the output folder that are of this run, or those that are not."""
         rows = self._read(
-            "SELECT d.* FROM delivered d LEFT JOIN fragment f ON f.id = d.fragment WHERE coalesce(f.live, 0) = ? ORDER BY d.name",
-            (int(live),),
+            "SELECT d.* FROM delivered d LEFT JOIN fragment f ON f.id = d.fragment"
+            " WHERE coalesce(f.live AND f.channel = ?, 0) = ? ORDER BY d.name",
+            (self.combined, int(live)),
         )
         return (Delivered(*row) for row in rows)
 
@@ -325,14 +352,14 @@ class Journal:
 
     # -- for the plan, which speaks SQL of its own
 
-    def is_complete(self, step: str) -> bool:
-        """Whether a step had got all of its input, and finished, when it last ran."""
-        row = self._read_one("SELECT complete FROM step WHERE name = ?", (step,))
-        return row is not None and bool(row[0])
+    def step(self, name: str) -> StepRecord:
+        """Return what is known of a step from earlier runs."""
+        row = self._read_one("SELECT complete, gathers, ancestry FROM step WHERE name = ?", (name,))
+        return StepRecord(False, False, "") if row is None else StepRecord(*row)
 
-    def set_complete(self, step: str, *, complete: bool) -> None:
-        """Note whether a step has got all of its input and has finished."""
-        self._write("INSERT OR REPLACE INTO step VALUES (?, ?)", (step, complete))
+    def note_step(self, name: str, record: StepRecord) -> None:
+        """Note how far a step has got."""
+        self._write("INSERT OR REPLACE INTO step VALUES (?, ?, ?, ?)", (name, *record))
 
     def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """Carry out a statement of the plan; returns how many rows it changed."""
@@ -378,13 +405,13 @@ class Journal:
         self._database.executescript(f"BEGIN; {_TABLES} COMMIT;")
         self._database.execute("INSERT INTO about VALUES ('format', ?)", (FORMAT,))
 
-    def _check(self) -> None:
+    def _check(self, *, trusted: bool) -> None:
         about = dict(self._database.execute("SELECT name, value FROM about"))
         if about.get("format") != FORMAT:
             raise JournalRefused(
                 f"{self.path} is the journal of another version of this program; --fresh starts over"
             )
-        if about.get("unsynchronised", _boot()) != _boot():
+        if trusted and about.get("unsynchronised", _boot()) != _boot():
             raise JournalRefused(
                 f"the machine went down while the run that wrote {self.path} was going on, and what it had finished may not"
                 " be on the disk; --fresh starts over"

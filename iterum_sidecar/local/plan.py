@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iterum_sidecar.local.fingerprints import ancestry, fingerprint
-from iterum_sidecar.local.journal import JournalState
+from iterum_sidecar.local.journal import JournalState, StepRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,8 @@ class PlannedStep:
     """Fragments that wait for it already."""
     done_before: int
     """Fragments that it has finished in earlier runs."""
+    gathers: bool
+    """Whether it is known to make results of several fragments."""
     must_run: bool
     """Whether anything waits for it, or may come."""
 
@@ -82,7 +84,7 @@ def make_plan(
         planned[step.name] = _plan_step(
             journal, step, own, ancestry(own, others, first_fragments), more_comes=more_comes
         )
-    channel = pipeline.combiner.input_channel
+    channel = journal.combined = pipeline.combiner.input_channel
     _void(journal, channel, COMBINED)
     vanished = _look_at_deliveries(journal, output)
     return Plan(
@@ -98,12 +100,17 @@ def _plan_step(
 ) -> PlannedStep:
     channel = step.input_channel
     _void(journal, channel, own)
-    _void_gathered(journal, step, "gathered <> ?", lineage)
+    record = journal.step(step.name)
+    if record.ancestry != lineage:
+        _void_gathered(journal, step, "gathered <> ?", lineage, gathers=record.gathers)
     _void_half_finished(journal, step, own)
     waiting = journal.count(channel, JournalState.WAITING)
-    if journal.is_complete(step.name) and (waiting or more_comes):
-        _void_gathered(journal, step, "gathered = ?", lineage)
+    if record.complete and (waiting or more_comes):
+        _void_gathered(journal, step, "gathered = ?", lineage, gathers=record.gathers)
         waiting = journal.count(channel, JournalState.WAITING)
+    must_run = waiting > 0 or more_comes
+    complete = record.complete and not must_run
+    journal.note_step(step.name, StepRecord(complete, record.gathers, lineage))
     _mark_outputs(journal, step, own, lineage)
     return PlannedStep(
         step,
@@ -111,7 +118,8 @@ def _plan_step(
         lineage,
         waiting,
         journal.count(channel, JournalState.FINISHED),
-        must_run=waiting > 0 or more_comes,
+        gathers=record.gathers,
+        must_run=must_run,
     )
 
 
@@ -123,13 +131,24 @@ def _void(journal: Journal, channel: str, consumer: str) -> None:
     )
 
 
-def _void_gathered(journal: Journal, step: Step, which: str, lineage: str) -> None:
-    """Let all predecessors wait again of those results of several predecessors that `which` says."""
+def _void_gathered(
+    journal: Journal, step: Step, which: str, lineage: str, *, gathers: bool
+) -> None:
+    """Let all predecessors wait again of those gathered results that `which` says, and with them what came to nothing.
+
+    Of a fragment without a result nobody knows whether it was looked at beside others.
+    """
     journal.change(
         "UPDATE fragment SET state = 0 WHERE channel = ? AND key IN (SELECT o.predecessor FROM origin o"
         f" JOIN fragment f ON f.key = o.fragment WHERE f.producer = ? AND f.gathered <> '' AND f.{which})",
         (step.input_channel, step.name, lineage),
     )
+    if gathers:
+        journal.change(
+            "UPDATE fragment SET state = 0 WHERE channel = ? AND live AND state = 1"
+            " AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.predecessor = fragment.key)",
+            (step.input_channel,),
+        )
 
 
 def _void_half_finished(journal: Journal, step: Step, own: str) -> None:

@@ -19,6 +19,7 @@ from iterum_sidecar.exit_codes import SidecarError, VolumeUnusable
 from iterum_sidecar.local.broker import JournalBroker, SetAside
 from iterum_sidecar.local.combiner import Combiner
 from iterum_sidecar.local.failures import set_aside
+from iterum_sidecar.local.journal import StepRecord
 from iterum_sidecar.local.plan import COMBINED
 from iterum_sidecar.local.progress import RunProgress, State, StepProgress
 from iterum_sidecar.local.step_run import StepInstance, Surroundings
@@ -113,6 +114,7 @@ class Run:
         plan: Plan,
         first_fragments: int,
         results_before: int,
+        take_over: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._hash = pipeline_hash
@@ -138,6 +140,7 @@ class Run:
             queue=queue_name(pipeline_hash, pipeline.combiner.input_channel),
             output=output.root,
             incoming=output.incoming,
+            take_over=take_over,
             failed=lambda description, reason: self._set_aside(
                 SetAside(COMBINED, description, reason), None
             ),
@@ -257,12 +260,10 @@ class Run:
         )
 
     async def _run_step(self, step: _StepState) -> None:
-        name = step.planned.step.name
         if not step.instances:
             step.state = "skipped"
             step.over.set()
             return
-        self._journal.set_complete(name, complete=False)
         done: list[bool] = []
 
         async def run_instance(instance: StepInstance) -> None:
@@ -273,9 +274,15 @@ class Run:
                 for instance in step.instances:
                     nursery.start_soon(run_instance, instance)
         if len(done) == len(step.instances) and all(done):
-            self._journal.set_complete(name, complete=True)
+            self._note_complete(step)
             step.state = "ended"
             step.over.set()
+
+    def _note_complete(self, step: _StepState) -> None:
+        name = step.planned.step.name
+        says_gathers = any(instance.says_gathers for instance in step.instances)
+        gathers = says_gathers or self._journal.step(name).gathers
+        self._journal.note_step(name, StepRecord(True, gathers, step.planned.ancestry))
 
     @contextmanager
     def _ended_by_error(self, step: _StepState | None = None) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
@@ -43,17 +42,23 @@ class OutputFolder:
         for unfinished in self.objects.glob("*/.incoming-*"):
             unfinished.unlink()
 
-    def start_over(self) -> None:
-        """Remove what earlier runs have made, as far as their journal can tell, and all that they kept."""
-        with contextlib.suppress(JournalRefused), Journal(self.journal) as journal:
-            for live in (True, False):
-                for delivered in list(journal.deliveries(live=live)):
-                    remove_result(self.root, delivered.name)
+    def start_over(self) -> bool:
+        """Remove what earlier runs have made, and all that they kept; False if their journal cannot tell what they made."""
+        known = True
+        if self.journal.exists():
+            try:
+                with Journal(self.journal, trusted=False) as journal:
+                    for live in (True, False):
+                        for delivered in list(journal.deliveries(live=live)):
+                            remove_result(self.root, delivered.name)
+            except JournalRefused:
+                known = False
         for path in (self.journal, *self.state.glob("journal.sqlite-*"), self.lineage):
             path.unlink(missing_ok=True)
         for folder in (self.objects, self.failed):
             if folder.exists():
                 shutil.rmtree(folder)
+        return known
 
     def kept_bytes(self) -> int:
         """Return how many bytes are kept to resume from."""
@@ -114,13 +119,15 @@ def synchronise(folder: Path) -> None:
     """Write everything of the file system that `folder` is on to the disk (syncfs(2)).
 
     Raises:
-        OSError: the disk would not take it.
+        VolumeUnusable: the disk would not take it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
+            raise VolumeUnusable(
+                f"the disk would not take what was written to {folder}: {os.strerror(number)}"
+            )
     finally:
         os.close(descriptor)

@@ -122,6 +122,11 @@ class StepInstance:
         return f"{self.planned.step.name}-{self.number}"
 
     @property
+    def says_gathers(self) -> bool:
+        """Whether the transformation has said that it gathers."""
+        return self._sidecar is not None and self._sidecar.gathered > 1
+
+    @property
     def log(self) -> Path:
         """Where what the transformation writes goes."""
         return self.around.logs / f"{self.name}.log"
@@ -214,6 +219,8 @@ class StepInstance:
             input_queue=settings.input_queue,
             dead_letter_queue=settings.dead_letter_queue,
             set_aside=lambda fragment: around.set_aside(fragment, self.log),
+            gathers=planned.gathers,
+            says_gathers=lambda: self.says_gathers,
             is_premature=self._is_premature,
         )
         return Sidecar(
