@@ -128,6 +128,11 @@ class Sidecar:
         return self._killed.is_set()
 
     @property
+    def fragments_out(self) -> int:
+        """How many fragments the transformation has and has not finished."""
+        return self._ledger.out()
+
+    @property
     def gathered(self) -> int:
         """How many fragments the transformation has said that it gathers at a time; 0 if it has not."""
         return self._roster.gathered

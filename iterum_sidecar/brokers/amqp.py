@@ -176,6 +176,9 @@ class AmqpConsumer:
             await self._nursery.start(self._run_consumer, increment)
             self._windows.append(increment)
 
+    async def hold(self, count: int) -> None:
+        """Nothing: the broker gives out the whole window."""
+
     async def stop(self) -> Sequence[amqp.Delivery]:
         """Take no more; returns what had arrived and was not received."""
         consumers, self._consumers = self._consumers, []

@@ -72,6 +72,10 @@ class Consumer(Protocol):
         """Allow `increment` more messages to be unacknowledged."""
         ...
 
+    async def hold(self, count: int) -> None:
+        """Know that `count` messages of the window may have to be unacknowledged at a time; a broker that shares a queue out asks for it."""
+        ...
+
     async def stop(self) -> Sequence[Any]:
         """Take no more; returns what had arrived and was not received. Acknowledgements remain possible."""
         ...

@@ -153,6 +153,8 @@ class StepBroker:
         self._gathers = gathers
         self._says_gathers = says_gathers
         self._is_premature = is_premature
+        self._fruitful: set[str] = set()
+        """What gathered results came of, until it is acknowledged."""
         self._unfinished: Counter[str] = Counter()
         """Fragments that were struck or set aside, or gathered too early: to acknowledge them is not to finish them."""
 
@@ -186,10 +188,9 @@ class StepBroker:
         return MemoryConfirmation()
 
     def _publish_output(self, queue: str, body: bytes, described: _Identified.Metadata) -> None:
-        if not self._gathers and (len(described.predecessors) > 1 or self._says_gathers()):
-            self._gathers = True
-            record = StepRecord(complete=False, gathers=True, ancestry=self._ancestry)
-            self._journal.note_step(self._step, record)
+        self._note_gathering(len(described.predecessors))
+        if self._gathers:
+            self._fruitful.update(described.predecessors)
         published = self._journal.publish(
             described.fragment_id,
             producer=self._step,
@@ -202,14 +203,26 @@ class StepBroker:
         if published.number is not None:
             self._broker.enqueue(queue, published.number, body)
 
+    def _note_gathering(self, predecessors: int) -> None:
+        """A step that has said that it gathers, or that is seen to, does so for good."""
+        if not self._gathers and (predecessors > 1 or self._says_gathers()):
+            self._gathers = True
+            record = StepRecord(complete=False, gathers=True, ancestry=self._ancestry)
+            self._journal.note_step(self._step, record)
+
     def acknowledge(self, delivery: MemoryDelivery) -> None:
         """As `Broker.acknowledge`; the journal has the fragment as finished, unless it was struck or set aside."""
         fragment_id = fragment_id_of(delivery.body)
+        self._note_gathering(0)
+        fruitless = self._gathers and fragment_id not in self._fruitful
+        self._fruitful.discard(fragment_id)
         if self._unfinished[fragment_id]:
             self._unfinished[fragment_id] -= 1
         else:
             del self._unfinished[fragment_id]
-            self._journal.finish(fragment_id, self._made_by)
+            # Of a batch that was cut short nothing may have come because it was too short.
+            if not (fruitless and self._is_premature(0)):
+                self._journal.finish(fragment_id, self._made_by)
         self._broker.acknowledge(delivery)
 
     def give_back(self, delivery: MemoryDelivery) -> None:

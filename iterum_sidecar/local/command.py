@@ -166,8 +166,8 @@ class _Session:
     async def _work(self, display: Display) -> ExitCode:
         output = self._output
         try:
-            output.clear_remains()
-            known = not self._options.fresh or output.start_over()
+            await trio.to_thread.run_sync(output.clear_remains)
+            known = not self._options.fresh or await trio.to_thread.run_sync(output.start_over)
         except OSError as error:
             raise VolumeUnusable(
                 f"what earlier runs left in {output.root} cannot be removed: {error.strerror}: {error.filename}"

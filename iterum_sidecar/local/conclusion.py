@@ -31,6 +31,8 @@ _log = get_log(__name__)
 
 #: Seconds that the disk is given to take everything. A run that ends without it is as good, unless the machine goes down.
 SYNCHRONISE_SECONDS = 60.0
+#: Seconds that counting what is kept may take; longer, and it is not told.
+COUNT_SECONDS = 2.0
 
 
 async def conclude(
@@ -61,7 +63,7 @@ async def conclude(
         if os.path.lexists(output.root / delivered.name)
     ]
     try:
-        _write_lineage(journal, output.lineage, pipeline_hash)
+        _write_lineage(journal, output, pipeline_hash)
     except OSError as error:
         # It follows from the journal, so the next run writes it; what ended the run is to be told first.
         if run.error is None:
@@ -72,6 +74,9 @@ async def conclude(
     with trio.move_on_after(SYNCHRONISE_SECONDS):
         await trio.to_thread.run_sync(synchronise, output.root, abandon_on_cancel=True)
         journal.was_synchronised()
+    kept = 0
+    with trio.move_on_after(COUNT_SECONDS):
+        kept = await trio.to_thread.run_sync(output.kept_bytes, abandon_on_cancel=True)
     progress = run.progress()
     summary = Summary(
         pipeline=pipeline,
@@ -98,7 +103,7 @@ async def conclude(
         renamed=[Renamed(each.wanted, each.name) for each in run.combiner.renamed],
         stale=stale,
         pruned=pruned,
-        state_bytes=output.kept_bytes(),
+        state_bytes=kept,
         how_to_go_on=_how_to_go_on(outcome),
         reason=None if run.error is None else _reason(run.error),
     )
@@ -146,23 +151,29 @@ async def _prune(journal: Journal, output: OutputFolder) -> list[str]:
         config_bucket="",
         config_folder=output.root,
     )
-    for _, description in list(journal.left_behind()):
-        for file in decode_remote_fragment(description).files:
-            if file.bucket != INPUT_BUCKET:
-                await store.delete_object(file.bucket, file.path)
+    keys = [
+        (file.bucket, file.path)
+        for _, description in journal.left_behind()
+        for file in decode_remote_fragment(description).files
+        if file.bucket != INPUT_BUCKET
+    ]
+    # Forgotten first: an object that is left over costs room, one that is missing fails what relies on it.
     journal.forget_left_behind()
+    journal.commit()
+    for bucket, key in keys:
+        await store.delete_object(bucket, key)
     return removed
 
 
-def _write_lineage(journal: Journal, lineage: Path, pipeline_hash: str) -> None:
+def _write_lineage(journal: Journal, output: OutputFolder, pipeline_hash: str) -> None:
     """Write the lineage message of every fragment of this run, whole or not at all."""
-    temporary = lineage.with_name(f".{lineage.name}.partial")
+    temporary = output.state / "lineage.partial"
     try:
         with open(temporary, "wb", buffering=1 << 20) as file:
             for producer, description in journal.lineage():
                 name = step_name(pipeline_hash, producer or FRAGMENTER)
                 file.write(encode_lineage(name, description) + b"\n")
-        os.replace(temporary, lineage)
+        os.replace(temporary, output.lineage)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -22,8 +22,6 @@ __all__ = ["InputFile", "InputsRefused", "Scan", "check_apart", "check_folder", 
 
 #: As many problems as a person reads; the rest is counted.
 _MOST_TOLD = 20
-#: What a run keeps in its output folder, and would take away or write to.
-_OWN_FOLDERS = (".iterum", "logs", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +246,7 @@ def check_folder(root: str | os.PathLike[str]) -> None:
 def check_apart(input_folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
     """See that the results cannot become inputs, nor the run's own files; `output` need not be there yet.
 
-    An input folder inside the output folder is allowed, unless it is inside one of those that the run keeps there.
+    Neither may lie in the other.
 
     Raises:
         InputsRefused: with one line.
@@ -263,14 +261,13 @@ def check_apart(input_folder: str | os.PathLike[str], output: str | os.PathLike[
                 " would become inputs; choose an --output beside it"
             ]
         )
-    for own in _OWN_FOLDERS:
-        if _is_within(source, os.path.join(target, own)):
-            raise InputsRefused(
-                [
-                    f"{told_source}: the input folder lies in {told_target}/{own}, which is the run's own;"
-                    " choose another --input or --output"
-                ]
-            )
+    if _is_within(source, target):
+        raise InputsRefused(
+            [
+                f"{told_source}: the input folder lies in the output folder {told_target}, so results could become"
+                " inputs; choose an --output beside it"
+            ]
+        )
 
 
 def shown(name: str) -> str:

@@ -17,6 +17,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from iterum_sidecar.exit_codes import VolumeUnusable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Self
@@ -32,7 +34,9 @@ __all__ = [
 ]
 
 #: Raised when the tables change; a journal of another format is told, not guessed at.
-FORMAT: Final = "1"
+FORMAT: Final = "2"
+
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -126,28 +130,39 @@ class Journal:
 
         Raises:
             JournalRefused: with what is wrong with it and what to do.
+            VolumeUnusable: it cannot be written, here as in all that follows.
         """
         self.path = path
         self.combined = ""
         """The channel whose fragments are the results, once the plan has told it."""
         self._changed = False
+        self._failure: Exception | None = None
         with self._told():
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            execute = self._database.execute
-            execute("PRAGMA locking_mode = EXCLUSIVE")
-            execute("PRAGMA journal_mode = WAL")
-            execute("PRAGMA synchronous = OFF")
-            if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                self._make()
-            self._check(trusted=trusted)
-            self._last_number = execute("SELECT max(number) FROM fragment").fetchone()[0] or 0
+        try:
+            with self._told():
+                self._open(trusted=trusted)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, *, trusted: bool) -> None:
+        execute = self._database.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = OFF")
+        if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            self._make()
+        self._check(trusted=trusted)
+        self._last_number = execute("SELECT max(number) FROM fragment").fetchone()[0] or 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         try:
-            self.commit()
+            if self._failure is None:
+                self.commit()
         finally:
             self._database.close()
 
@@ -309,7 +324,11 @@ class Journal:
     # -- results in the output folder
 
     def deliver(self, delivered: Delivered) -> None:
-        """Note a result that is in the output folder."""
+        """Note a result that is in the output folder; the fragment that had its name before is not delivered by that."""
+        self._write(
+            "UPDATE fragment SET state = 0 WHERE id = (SELECT fragment FROM delivered WHERE name = ?) AND id <> ?",
+            (delivered.name, delivered.fragment_id),
+        )
         self._write("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?)", delivered)
 
     def owner(self, name: str) -> tuple[str, bool] | None:
@@ -402,8 +421,9 @@ class Journal:
             return row
 
     def _make(self) -> None:
-        self._database.executescript(f"BEGIN; {_TABLES} COMMIT;")
-        self._database.execute("INSERT INTO about VALUES ('format', ?)", (FORMAT,))
+        self._database.executescript(
+            f"BEGIN; {_TABLES} INSERT INTO about VALUES ('format', '{FORMAT}'); COMMIT;"
+        )
 
     def _check(self, *, trusted: bool) -> None:
         about = dict(self._database.execute("SELECT name, value FROM about"))
@@ -422,15 +442,29 @@ class Journal:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Say what is wrong with the database in words that help."""
+        """Say what is wrong with the database in words that help, and from then on nothing else.
+
+        SQLite takes a whole transaction back by itself when the disk is full; what was written after that would be an end of the
+        events without what came before it.
+        """
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise JournalRefused(
-                f"{self.path} cannot be used: {error}; run again when that is mended"
-            ) from None
         except sqlite3.DatabaseError as error:
-            raise JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over") from None
+            self._failure = self._explain(error)
+            raise self._failure from None
+
+    def _explain(self, error: sqlite3.DatabaseError) -> Exception:
+        if error.sqlite_errorcode & 0xFF in _NO_ROOM:
+            return VolumeUnusable(
+                f"{self.path} cannot be written: {error}; make room, and run again"
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return JournalRefused(
+                f"{self.path} cannot be used: {error}; run again when that is mended, or start over with --fresh"
+            )
+        return JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over")
 
 
 def _boot() -> str:

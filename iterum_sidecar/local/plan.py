@@ -198,6 +198,12 @@ def _look_at_deliveries(journal: Journal, output: Path) -> int:
     ]
     for delivered in gone:
         journal.forget_delivery(delivered.name)
+    journal.change(
+        "UPDATE fragment SET state = 0 WHERE channel = ? AND live AND state = 1"
+        " AND NOT EXISTS (SELECT 1 FROM delivered d WHERE d.fragment = fragment.id)",
+        (journal.combined,),
+    )
+    for delivered in gone:
         journal.change("UPDATE fragment SET state = 0 WHERE id = ?", (delivered.fragment_id,))
     return len(gone)
 

@@ -336,6 +336,8 @@ class Run:
 
     async def _keep_failures(self) -> None:
         async for fragment, log in self._failures:
+            # Before its folder is there: a later run removes the folders that the journal knows of.
+            self._journal.commit()
             try:
                 failure = await set_aside(
                     self._output.failed,
@@ -347,7 +349,7 @@ class Run:
                 )
             except OSError as error:
                 raise VolumeUnusable(
-                    f"what failed cannot be set aside in {self._output.failed}: {error.strerror}"
+                    f"what failed cannot be set aside in {self._output.failed}: {error.strerror}; make room, and run again"
                 ) from None
             self.failures.append(failure)
             if len(self.failures) <= MOST_TOLD:

@@ -114,6 +114,8 @@ class StepInstance:
     restarts: int = 0
     _sidecar: Sidecar | None = None
     _draining: bool = False
+    _cut_short: bool = False
+    """Whether it was drained before everything had come, so that what it gathers may be incomplete."""
     _aborted: bool = False
 
     @property
@@ -133,7 +135,9 @@ class StepInstance:
 
     def drain(self) -> None:
         """Finish what is in work, and take nothing new."""
-        self._draining = True
+        if not self._draining:
+            self._draining = True
+            self._cut_short = self._sidecar is None or not self._sidecar.has_said_kill
         if self._sidecar is not None:
             self._sidecar.drain()
 
@@ -239,7 +243,7 @@ class StepInstance:
         """Whether a result of so many predecessors may be of a batch that was cut short by the stop of the run."""
         gathered = 0 if self._sidecar is None else self._sidecar.gathered
         whole = predecessors >= gathered if gathered else predecessors == 1
-        return self._draining and not whole
+        return self._cut_short and not whole
 
     # -- the transformation
 
@@ -251,13 +255,18 @@ class StepInstance:
             child = await self._start(volume, contract)
             code = await self._wait(child, sidecar)
             if sidecar.has_said_kill:
+                if code != 0 and sidecar.fragments_out and not self._aborted:
+                    raise StepBroken(
+                        f"{self.name} {_ended(code)} with its last {sidecar.fragments_out} fragments unfinished",
+                        self.log,
+                    )
                 if code != 0:
                     self.around.say(f"{self.name} {_ended(code)} after it had been told to end")
                 return
             if sidecar.over.is_set():
                 return
             deaths = 1 if self._left() > left_before else deaths + 1
-            if deaths > MOST_DEATHS:
+            if deaths >= MOST_DEATHS:
                 hint = "" if code or self._left() else " (does its program serve the sidecar?)"
                 raise StepBroken(
                     f"{self.name} {_ended(code)}, {deaths} times in a row{hint}", self.log

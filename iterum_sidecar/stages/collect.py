@@ -282,7 +282,8 @@ class Collect:
             elif isinstance(message, Done):
                 self._done(message.fragment_id)
             elif isinstance(message, Failed):
-                self._ledger.refuse_result([message.fragment_id], message.reason)
+                reason = message.reason.strip() or "the transformation gave no reason"
+                self._ledger.refuse_result([message.fragment_id], reason)
                 self._done(message.fragment_id)
             elif isinstance(message, Gathers):
                 self._gather(message.fragments)

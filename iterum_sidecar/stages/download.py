@@ -143,4 +143,6 @@ async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
 
 
 def _unusable(error: OSError) -> VolumeUnusable:
-    return VolumeUnusable(f"a file cannot be written to the volume: {error.strerror}")
+    return VolumeUnusable(
+        f"a file cannot be written to the volume: {error.strerror}; make room on it"
+    )

@@ -183,6 +183,7 @@ class Intake:
     async def _hold(self, fragments: int) -> None:
         """Let the window hold what the transformation gathers at a time, and as many again on their way to it."""
         wanted = min(2 * fragments, MOST_GATHERED)
+        await self._consumer.hold(min(wanted, self._window))
         if self._window >= wanted:
             return
         if not self._fixed:

@@ -8,6 +8,8 @@ import sys
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from iterum_sidecar.step.wire import MOST_GATHERED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,7 +45,7 @@ class Transform(Generic[P, R_co]):
         """The function itself."""
         self.concurrency = concurrency
         """On how many fragments, or batches, it works at a time."""
-        self.gather: int | None = sys.maxsize if gather == "all" else gather
+        self.gather: int | None = MOST_GATHERED if gather == "all" else gather
         """How many fragments make a batch; None when it works on one fragment at a time."""
         self.is_async = _is_async(function)
         """Whether it is an async function or an async generator."""

@@ -122,6 +122,8 @@ class LocalRun:
         self.pipeline = self.folder / "pipeline.json"
         self.mark = uuid.uuid4().hex
         self.variables: dict[str, str] = {}
+        self.program = ["-m", "iterum_sidecar"]
+        """The words between the interpreter and the arguments of the command."""
         self._running: list[subprocess.Popen[str]] = []
 
     # -- before
@@ -161,7 +163,7 @@ class LocalRun:
 
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
         """Start the command."""
-        command: list[str | Path] = [sys.executable, "-m", "iterum_sidecar", "local", self.pipeline]
+        command: list[str | Path] = [sys.executable, *self.program, "local", self.pipeline]
         command += ["--input", self.input, "--output", self.output, *arguments]
         process = subprocess.Popen(
             command,
@@ -170,6 +172,7 @@ class LocalRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
@@ -198,6 +201,30 @@ class LocalRun:
     def run(self, *arguments: str | Path, **variables: str) -> Ended:
         """Run the command to its end."""
         return self.end(self.start(*arguments, **variables))
+
+    def signal(self, process: subprocess.Popen[str], number: signal.Signals) -> None:
+        """Send a signal as a terminal does: to the process and whatever is in its group."""
+        os.killpg(process.pid, number)
+
+    def wait_for_work(self, process: subprocess.Popen[str], fragments: int = 1) -> None:
+        """Wait until so many fragments have been begun since the folder was made."""
+        self.wait_until(
+            lambda: len(self.begun()) >= fragments or process.poll() is not None, "work"
+        )
+        assert process.poll() is None, f"it has ended before: {self.end(process)}"
+
+    def wait_until_told(self, process: subprocess.Popen[str], text: str) -> None:
+        """Wait until it has written a line with this text to its standard output."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            if text in line:
+                return
+        raise AssertionError(f"it has ended without telling of {text!r}")
+
+    def log(self) -> str:
+        """Return what the run's own log has."""
+        path = self.output / "logs" / "run.log"
+        return path.read_text() if path.exists() else ""
 
     def kill(self, process: subprocess.Popen[str]) -> Ended:
         """Kill it, and wait until its steps are gone too."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
@@ -139,3 +140,262 @@ def test_a_run_that_could_not_begin_leaves_the_journal_as_good_as_it_was(run: Lo
     (run.input / "1").unlink()
     run.run().expect(10)
     assert not run.is_unsynchronised()
+
+
+# -- the matrix: two steps behind one another, of which the second is changed
+
+#: Appends the `word` of its configuration, and the content of its config file if it has one.
+CONFIGURED = """
+@transform
+def step(fragment):
+    begins(fragment)
+    word = config().get("word", "").encode()
+    if config().get("config_files"):
+        word += config_file("more").read_bytes()
+    for file in fragment.files:
+        with fragment.create(file.name) as path, open(path, "wb") as made:
+            made.write(content(file) + word)
+"""
+
+#: The same as `APPEND` with the real pyterum.
+PYTERUM = """
+import os, sys, pyterum
+
+descriptor = os.open(os.environ["TRACE"], os.O_WRONLY | os.O_APPEND)
+directory = os.environ["DATA_VOLUME_PATH"] + "/output"
+os.makedirs(directory, exist_ok=True)
+outputs = pyterum.TransformationStepOutput()
+for fragment in pyterum.TransformationStepInput().consumer():
+    if fragment is None:
+        break
+    fragment_id = fragment.metadata.fragment_id
+    os.write(descriptor, f"{os.environ['ITERUM_NAME'].split('-', 1)[1]} {fragment_id}\\n".encode())
+    (file,) = fragment.files
+    path = f"{directory}/{fragment_id}"
+    with open(file.path, "rb") as source, open(path, "wb") as made:
+        made.write(source.read() + sys.argv[1].encode())
+    files = [pyterum.LocalFileDesc(file.name, path)]
+    outputs.produce(pyterum.LocalFragmentDesc(files, [fragment_id]))
+    outputs.done_with(fragment)
+outputs.produce_done()
+"""
+
+CONTENTS = contents_of(3)
+
+
+@pytest.fixture
+def two_steps(run: LocalRun) -> LocalRun:
+    run.write_step("other.py", APPEND)
+    run.write_step("configured.py", CONFIGURED)
+    run.write_input(CONTENTS)
+    return run
+
+
+def configured(**config: object) -> dict[str, object]:
+    return {"command": ["python", "configured.py"], "config": config}
+
+
+def begun_by(run: LocalRun, *arguments: str) -> tuple[int, int]:
+    """Run, and return how many fragments the two steps have begun."""
+    before = len(run.begun())
+    run.run(*arguments).expect(0)
+    run.assert_nothing_is_left()
+    return run.begun_again("s1", before), run.begun_again("s2", before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        pytest.param(append("b"), append("c"), "c", id="word"),
+        pytest.param(append("b"), append("b", version="2"), "b", id="version"),
+        pytest.param(append("b"), append("b", script="other.py"), "b", id="script"),
+        pytest.param(configured(word="b"), configured(word="c"), "c", id="config"),
+        pytest.param(
+            configured(), configured(config_files={"more": "more.txt"}), "more", id="config-file"
+        ),
+    ],
+)
+def test_a_changed_step_is_done_again_and_those_before_it_are_not(
+    two_steps: LocalRun, old: dict[str, object], new: dict[str, object], word: str
+) -> None:
+    run = two_steps
+    (run.folder / "more.txt").write_text("more")
+    run.write_pipeline(append("a"), old)
+    assert begun_by(run) == (3, 3)
+    run.write_pipeline(append("a"), new)
+    assert begun_by(run) == (0, 3)
+    assert run.results() == appended(CONTENTS, ["a", word])
+    assert begun_by(run) == (0, 0)
+    run.write_pipeline(append("a"), old)
+    begun_by(run)
+    assert run.results().keys() == CONTENTS.keys(), "the names are those that they had"
+
+
+def test_a_changed_first_step_is_done_again_and_so_is_what_comes_of_it(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    run.write_pipeline(append("x"), append("b"))
+    assert begun_by(run) == (3, 3)
+    assert run.results() == appended(CONTENTS, "xb")
+
+
+def test_a_script_and_a_config_file_count_by_what_is_in_them(two_steps: LocalRun) -> None:
+    run = two_steps
+    more = run.folder / "more.txt"
+    more.write_text("1")
+    run.write_pipeline(append("a"), configured(config_files={"more": "more.txt"}))
+    assert begun_by(run) == (3, 3)
+    more.write_text("2")
+    assert begun_by(run) == (0, 3)
+    assert run.results() == appended(CONTENTS, "a2")
+    more.touch()
+    (run.folder / "configured.py").touch()
+    assert begun_by(run) == (0, 0)
+    run.write_step("configured.py", CONFIGURED.replace("+ word", "+ word + b'!'"))
+    assert begun_by(run) == (0, 3)
+    assert run.results() == appended(CONTENTS, "a2!")
+
+
+def test_what_only_decides_how_fast_a_step_is_changes_nothing(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    run.write_pipeline(append("a", instance_count=2), append("b", prefetch_count=2))
+    assert begun_by(run) == (0, 0)
+
+
+def test_a_changed_an_added_and_a_renamed_file_are_done_and_no_other(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    run.write_input({"000.txt": b"changed", "new/003.txt": b"new"})
+    assert begun_by(run) == (2, 2)
+    now = {**CONTENTS, "000.txt": b"changed", "new/003.txt": b"new"}
+    assert run.results() == appended(now, "ab")
+    (run.input / "001.txt").rename(run.input / "other.txt")
+    assert begun_by(run) == (1, 1)
+    assert run.results()["other.txt"] == CONTENTS["001.txt"] + b"ab"
+    for path in run.input.rglob("*.txt"):
+        path.touch()
+    assert begun_by(run) == (0, 0)
+
+
+def test_results_of_a_removed_file_are_told_and_pruned_on_demand(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    (run.input / "001.txt").unlink()
+    summary = run.run("--json").expect(0).summary
+    assert (summary["stale"], summary["pruned"]) == (["001.txt"], [])
+    assert run.results() == appended(CONTENTS, "ab")
+    summary = run.run("--json", "--prune").expect(0).summary
+    assert (summary["stale"], summary["pruned"]) == ([], ["001.txt"])
+    left = {name: content for name, content in CONTENTS.items() if name != "001.txt"}
+    assert run.results() == appended(left, "ab")
+    stored = [path for path in (run.output / ".iterum" / "store").rglob("*") if path.is_file()]
+    assert len(stored) == 4, "what the steps had made of it is gone too"
+    run.write_input({"001.txt": CONTENTS["001.txt"]})
+    assert begun_by(run) == (1, 1)
+    assert run.results() == appended(CONTENTS, "ab")
+
+
+def test_a_result_that_someone_removed_is_delivered_again_without_work(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    (run.output / "001.txt").unlink()
+    assert begun_by(run) == (0, 0)
+    assert run.results() == appended(CONTENTS, "ab")
+
+
+def test_fresh_does_everything_again_and_keeps_what_is_not_of_a_run(two_steps: LocalRun) -> None:
+    run = two_steps
+    run.write_pipeline(append("a"), append("b"))
+    begun_by(run)
+    (run.output / "mine.txt").write_text("mine")
+    assert begun_by(run, "--fresh") == (3, 3)
+    assert run.results() == {**appended(CONTENTS, "ab"), "mine.txt": b"mine"}
+
+
+def test_a_step_behind_a_gathering_one_is_done_again_when_a_file_is_added(run: LocalRun) -> None:
+    run.write_step("gather.py", GATHER)
+    run.write_input({"1": b"1", "2": b"2"})
+    run.write_pipeline(append("a"), {"command": ["python", "gather.py"]}, append("c"))
+    assert begun_by(run) == (2, 2)
+    run.write_input({"3": b"3"})
+    assert begun_by(run) == (1, 3)
+    assert run.results() == {"all": b"1a2a3ac"}
+
+
+def test_pyterum_and_our_client_work_in_one_pipeline_and_both_resume(run: LocalRun) -> None:
+    (run.folder / "pyterum_step.py").write_text(PYTERUM)
+    contents = contents_of(60)
+    run.write_input(contents)
+    run.write_pipeline(
+        append("a", script="pyterum_step.py", instance_count=2),
+        append("b", instance_count=2),
+        append("c", script="pyterum_step.py"),
+    )
+    process = run.start(WORK_SECONDS="0.05")
+    run.wait_until(lambda: run.begun_again("s2", 0) > 10, "work of the second step")
+    run.kill(process)
+    finished = {row.id for row in run.journal() if row.state == 1 and row.channel != "c3"}
+    assert finished
+    before = len(run.begun())
+    run.run().expect(0)
+    assert run.results() == appended(contents, "abc")
+    assert not finished.intersection(fragment for _, fragment in run.begun()[before:])
+    _assert_one_of_each(run, 60, steps=3)
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("what", ["input", "config"])
+def test_what_is_changed_and_changed_back_has_its_first_results_again(
+    run: LocalRun, what: str
+) -> None:
+    run.write_step("append.py", APPEND.replace("sys.argv[1]", "config()['word']"))
+
+    def write(value: str) -> None:
+        run.write_input({"1": value if what == "input" else "1"})
+        run.write_pipeline(append("", config={"word": value if what == "config" else "a"}))
+
+    write("first")
+    run.run().expect(0)
+    first = run.results()
+    write("then")
+    run.run().expect(0)
+    assert run.results() != first
+    write("first")
+    run.run("--prune").expect(0)
+    assert run.results() == first
+    before = len(run.begun())
+    assert run.run("--json").expect(0).summary["outcome"] == "nothing to do"
+    assert len(run.begun()) == before
+
+
+def test_what_was_left_of_a_batch_that_was_cut_short_is_worked_with_the_rest(run: LocalRun) -> None:
+    """A function that makes nothing of a small batch has not finished with it."""
+    run.write_step(
+        "pairs.py",
+        """
+        @transform(gather=5)
+        def step(batch):
+            for fragment in batch:
+                begins(fragment)
+            if len(batch) == 5:
+                with batch.create("all") as path, open(path, "wb") as made:
+                    made.write(b"".join(sorted(content(file) for file in batch.files)))
+        """,
+    )
+    run.write_step(
+        "slow.py", APPEND.replace("begins(fragment)", "begins(fragment); time.sleep(0.3)")
+    )
+    run.write_input(contents_of(5))
+    run.write_pipeline(append("", script="slow.py"), {"command": ["python", "pairs.py"]})
+    process = run.start()
+    run.wait_until(lambda: run.begun_again("s1", 0) == 3, "three were begun")
+    process.send_signal(signal.SIGINT)
+    run.end(process).expect(130)
+    run.run().expect(0)
+    assert run.results() == {"all": b"01234"}

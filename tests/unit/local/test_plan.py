@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iterum_sidecar.local.journal import Journal, StepRecord
+from iterum_sidecar.local.journal import Delivered, Journal, StepRecord
 from iterum_sidecar.local.plan import COMBINED, forget_marks, make_plan
 from iterum_sidecar.pipeline.model import Combiner, Fragmenter, Pipeline, Step
 
@@ -186,7 +186,10 @@ class _Running:
             self.work(shape, upstream_over=all(name in self.over for name in upstream))
         for waiting in self.journal.waiting(self.world.end, 0, 10_000):
             self.event()
-            self.journal.finish(_id(waiting.body), COMBINED)
+            own = _id(waiting.body)
+            self.journal.deliver(Delivered(own, own, own))
+            (self.simulation.folder / own).touch()
+            self.journal.finish(own, COMBINED)
 
     def event(self) -> None:
         """Something is about to be told to the journal."""
