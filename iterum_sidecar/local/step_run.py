@@ -322,7 +322,9 @@ class StepInstance:
 
     async def _end_after(self, sidecar: Sidecar, child: Child) -> None:
         await sidecar.over.wait()
-        with trio.move_on_after(0 if self._aborted else END_SECONDS):
+        # One that has not heard the kill message does not know that it should end.
+        knows = sidecar.has_said_kill and not self._aborted
+        with trio.move_on_after(END_SECONDS if knows else 0):
             await child.wait()
             return
         child.signal(signal.SIGTERM)
