@@ -64,6 +64,8 @@ class Roster(Generic[DeliveryT, WorkT]):
         self._suspect_out: Entry[DeliveryT, WorkT] | None = None
         self._seat_of: dict[Entry[DeliveryT, WorkT], Seat[DeliveryT, WorkT]] = {}
         self._moved_at = 0.0
+        self.ever_sat = False
+        """Whether there has been any connection."""
         self.gathered = 0
         """How many fragments each connection holds at a time, as the step has said; 0 if it has not."""
         self.closed = False
@@ -73,6 +75,7 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     def sit(self) -> Seat[DeliveryT, WorkT]:
         """A connection has come."""
+        self.ever_sat = True
         seat: Seat[DeliveryT, WorkT] = Seat(self._depth)
         self._seats.append(seat)
         self._vacant.append(seat)

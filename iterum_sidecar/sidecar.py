@@ -128,6 +128,11 @@ class Sidecar:
         return self._killed.is_set()
 
     @property
+    def has_been_connected(self) -> bool:
+        """Whether the transformation has ever connected."""
+        return self._roster.ever_sat
+
+    @property
     def fragments_out(self) -> int:
         """How many fragments the transformation has and has not finished."""
         return self._ledger.out()

@@ -322,8 +322,8 @@ class StepInstance:
 
     async def _end_after(self, sidecar: Sidecar, child: Child) -> None:
         await sidecar.over.wait()
-        # One that has not heard the kill message does not know that it should end.
-        knows = sidecar.has_said_kill and not self._aborted
+        # One that never connected has not heard that it should end.
+        knows = sidecar.has_been_connected and not self._aborted
         with trio.move_on_after(END_SECONDS if knows else 0):
             await child.wait()
             return
