@@ -130,7 +130,7 @@ def _reason(error: SidecarError) -> str:
 
 def _how_to_go_on(outcome: Outcome) -> str | None:
     if outcome == "done with failures":
-        return "The same command tries what failed again, and nothing else."
+        return "The same command tries what failed again."
     if outcome in {"interrupted", "failed"}:
         return "The same command goes on where this one stopped."
     return None
