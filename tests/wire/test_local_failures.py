@@ -26,6 +26,7 @@ def step(fragment):
         if os.environ.get("RAISES_ON") in (file.name, "all"):
             raise ValueError("no picture")
         if os.environ.get("HANGS_ON") in (file.name, "all"):
+            print("it hangs", flush=True)
             time.sleep(1000)
         with fragment.create(file.name) as path, open(path, "wb") as made:
             made.write(content(file) + sys.argv[1].encode())
@@ -235,7 +236,8 @@ def test_a_second_ctrl_c_ends_a_step_that_hangs(run: LocalRun) -> None:
     run.write_input(contents)
     run.write_pipeline(moody("a"))
     process = run.start(HANGS_ON="002.txt")
-    run.wait_for_work(process, fragments=3)
+    log = run.output / "logs" / "s1-1.log"
+    run.wait_until(lambda: log.exists() and "it hangs" in log.read_text(), "it hangs")
     run.signal(process, signal.SIGINT)
     run.wait_until_told(process, "finishing what is in work")
     assert process.poll() is None

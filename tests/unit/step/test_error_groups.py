@@ -32,7 +32,7 @@ def fail() -> None:
 
 
 def test_a_group_of_one_is_told_as_the_one() -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(pytest.RaisesGroup(ValueError)) as caught:
         fail()
     assert describe(caught.value, fail).startswith("ValueError: no cat (")
 
