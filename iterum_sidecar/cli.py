@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help()
         return ExitCode.USAGE
-    code: int = given.carry_out(given)
+    try:
+        code: int = given.carry_out(given)
+    except KeyboardInterrupt:
+        print("iterum-sidecar: interrupted before anything was begun", file=sys.stderr)
+        return ExitCode.INTERRUPTED
     return code
 
 
@@ -125,10 +129,10 @@ def _add_local(commands: _Commands) -> None:
     )
     local.add_argument("pipeline", type=Path, help="the pipeline file: JSON, TOML or YAML")
     local.add_argument(
-        "--input", type=Path, required=True, metavar="DIR", help="the folder of files to work on"
+        "--input", type=_folder, required=True, metavar="DIR", help="the folder of files to work on"
     )
     local.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the folder for the results"
+        "--output", type=_folder, required=True, metavar="DIR", help="the folder for the results"
     )
     inputs = local.add_argument_group("what of the input becomes a fragment (default: each file)")
     inputs.add_argument("--group", metavar="N", help="N files each, in the order of their names")
@@ -153,6 +157,13 @@ def _add_local(commands: _Commands) -> None:
         "--plain", dest="form", action="store_const", const="plain", help="lines, no table"
     )
     local.set_defaults(carry_out=_local, form="auto")
+
+
+def _folder(value: str) -> Path:
+    """Read the path of a folder; an empty text is a variable that was not set, and not the current folder."""
+    if not value:
+        raise argparse.ArgumentTypeError("an empty path; for the current folder write .")
+    return Path(value)
 
 
 def _add(

@@ -77,6 +77,9 @@ class _Refused(Exception):
 
 def run_local(options: Options) -> int:
     """Run a pipeline on this machine and return the exit code; every message goes to standard output or standard error."""
+    if sys.stdout is None:
+        # Closed by whoever started us; what is said is lost, and nothing else.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         pipeline = _read_pipeline(options)
         grouping = parse_grouping(options.group, options.group_by)
@@ -101,6 +104,8 @@ def _read_pipeline(options: Options) -> Pipeline:
         problems = [*problems, *lint_for_local(pipeline, directory, tool.name if tool else None)]
     if pipeline is None or any(problem.severity == "error" for problem in problems):
         raise _Refused(f"the pipeline cannot be run:\n\n{report(problems)}")
+    if problems:
+        print(f"{report(problems)}\n", file=sys.stderr)
     return pipeline
 
 

@@ -44,15 +44,17 @@ class OutputFolder:
 
     def start_over(self) -> bool:
         """Remove what earlier runs have made, and all that they kept; False if their journal cannot tell what they made."""
+        if not self.journal.exists():
+            # Whatever is here is not of a run.
+            return True
         known = True
-        if self.journal.exists():
-            try:
-                with Journal(self.journal, trusted=False) as journal:
-                    for live in (True, False):
-                        for delivered in list(journal.deliveries(live=live)):
-                            remove_result(self.root, delivered.name)
-            except JournalRefused:
-                known = False
+        try:
+            with Journal(self.journal, trusted=False) as journal:
+                for live in (True, False):
+                    for delivered in list(journal.deliveries(live=live)):
+                        remove_result(self.root, delivered.name)
+        except JournalRefused:
+            known = False
         for path in (self.journal, *self.state.glob("journal.sqlite-*"), self.lineage):
             path.unlink(missing_ok=True)
         for folder in (self.objects, self.failed):
@@ -107,6 +109,11 @@ def open_output(root: Path) -> Iterator[OutputFolder]:
                 f"{told} is in use by another run{f' (process {holder})' if holder else ''};"
                 " wait for its end, or choose another --output"
             ) from None
+        if output.lineage.exists() and not output.journal.exists():
+            raise VolumeUnusable(
+                f"{told} holds a lineage.jsonl, but no .iterum/ of a run beside it: it is not of a run, or its journal was removed;"
+                " move it away, or choose another --output"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield output

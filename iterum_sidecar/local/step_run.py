@@ -308,17 +308,19 @@ class StepInstance:
 
     async def _wait(self, child: Child, sidecar: Sidecar) -> int:
         """Return the exit code of the child, which is ended when it does not end by itself after the sidecar has."""
+        lost: StepBroken | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_after, sidecar, child)
                 code = await child.wait()
                 nursery.cancel_scope.cancel("the transformation has ended")
-                return code
         except* ChildrenLost as group:
             lost = StepBroken(f"{self.name} was killed: {leaves_of(group, ChildrenLost)[0]}")
         finally:
             child.kill()
-        raise lost
+        if lost is not None:
+            raise lost
+        return code
 
     async def _end_after(self, sidecar: Sidecar, child: Child) -> None:
         await sidecar.over.wait()

@@ -45,7 +45,7 @@ def run_on_anyio(
             raise
         while isinstance(end, BaseExceptionGroup):
             end = end.exceptions[0]
-        raise end from None
+        raise SystemExit(*end.args) from None
     if client.end is not None:
         raise client.end
 
