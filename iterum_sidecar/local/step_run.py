@@ -18,7 +18,7 @@ from iterum_sidecar.exit_codes import (
     TransformationNeverCame,
 )
 from iterum_sidecar.local.broker import SetAside, StepBroker
-from iterum_sidecar.local.fingerprints import output_identity
+from iterum_sidecar.local.fingerprints import fingerprint, output_identity
 from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, last_lines
 from iterum_sidecar.local.volumes import INPUT_SOCKET, OUTPUT_SOCKET, volume_folder
 from iterum_sidecar.patience import Patience
@@ -267,15 +267,24 @@ class StepInstance:
                 return
             deaths = 1 if self._left() > left_before else deaths + 1
             if deaths >= MOST_DEATHS:
-                hint = "" if code or self._left() else " (does its program serve the sidecar?)"
+                hint = "" if code or self._left() else " (does its program end with `.run()`?)"
                 raise StepBroken(
                     f"{self.name} {_ended(code)}, {deaths} times in a row{hint}", self.log
                 )
+            self._see_that_it_is_the_same()
             self.restarts += 1
             self.around.say(f"{self.name} {_ended(code)}; it is started again")
             with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):
                 await sidecar.over.wait()
                 return
+
+    def _see_that_it_is_the_same(self) -> None:
+        """Refuse to start anything else than what the run began with: its results would be taken for those of that."""
+        around, step = self.around, self.planned.step
+        if fingerprint(around.pipeline, step, around.directory) != self.planned.fingerprint:
+            raise StepBroken(
+                f"{self.name} has died, and its files have changed since the run began; run again"
+            )
 
     def _left(self) -> int:
         """How far the step is: fragments that it has finished and, once there are any, deaths that were blamed on a fragment.

@@ -387,3 +387,31 @@ def test_a_full_disk_ends_the_run_and_with_more_room_the_next_one_does_the_rest(
     assert run.results() == appended(contents, "ab")
     assert not finished.intersection(fragment for _, fragment in run.begun()[before:])
     run.assert_nothing_is_left()
+
+
+def test_a_step_that_was_edited_while_it_ran_is_not_started_again_as_the_old_one(
+    run: LocalRun,
+) -> None:
+    text = """
+        @transform
+        def step(fragment):
+            begins(fragment)
+            if fragment.files[0].name == "05":
+                while not os.path.exists(sys.argv[1]):
+                    time.sleep(0.01)
+                os._exit(1)
+            with fragment.create(fragment.files[0].name) as path, open(path, "w") as made:
+                made.write("old")
+        """
+    run.write_step("edited.py", text)
+    go = run.root / "go"
+    run.write_input({f"{number:02}": b"x" for number in range(10)})
+    run.write_pipeline({"command": ["python", "edited.py", str(go)]})
+    process = run.start()
+    run.wait_until(lambda: len(run.begun()) >= 6, "the one that dies was begun")
+    run.write_step("edited.py", text.replace('"old"', '"new"').replace("os._exit(1)", "pass"))
+    go.touch()
+    assert "changed since the run began; run again" in run.end(process).expect(14).told
+    run.run().expect(0)
+    assert set(run.results().values()) == {b"new"}
+    assert len(run.results()) == 10
