@@ -1,27 +1,20 @@
 """The journal of a local run: every fragment that was made, where it came from, and whether it is finished.
 
 It is also the queue: what waits for a step is what the journal has for its channel and not as finished, so memory holds a page of it,
-however long the queue is. One SQLite database in WAL mode, written by one process. Events are written in the order in which they happen and
-committed a few times a second; whatever a crash cuts off is an end of that order, so a fragment is never finished
-there without the outputs that were made of it.
-
-Nothing is synchronised to the disk while a run goes on: a killed process loses nothing by that, a machine that goes down may. So a run notes under which boot
-of the machine it writes, and a clean end, which synchronises, takes the note away.
+however long the queue is. Events are written in the order in which they happen (`journal_file.py`), so a fragment is never
+finished there without the outputs that were made of it.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import contextmanager
 from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.local.journal_file import JournalFile, JournalRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any, Self
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 __all__ = [
     "Delivered",
@@ -33,48 +26,6 @@ __all__ = [
     "Waiting",
 ]
 
-#: Raised when the tables change; a journal of another format is told, not guessed at.
-FORMAT: Final = "2"
-
-_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
-
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-_TABLES: Final = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE input (
-    name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, content TEXT NOT NULL,
-    trusted INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE fragment (
-    key INTEGER PRIMARY KEY,
-    number INTEGER NOT NULL,
-    id TEXT NOT NULL UNIQUE,
-    producer TEXT NOT NULL,
-    made_by TEXT NOT NULL,
-    channel TEXT NOT NULL,
-    body BLOB NOT NULL,
-    gathered TEXT,
-    live INTEGER NOT NULL,
-    state INTEGER NOT NULL,
-    done_by TEXT NOT NULL DEFAULT '',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    reason TEXT NOT NULL DEFAULT ''
-);
-CREATE INDEX queue ON fragment (channel, number);
-CREATE TABLE origin (
-    predecessor INTEGER NOT NULL, fragment INTEGER NOT NULL, PRIMARY KEY (predecessor, fragment)
-) WITHOUT ROWID;
-CREATE INDEX ancestry ON origin (fragment);
-CREATE TABLE delivered (
-    name TEXT PRIMARY KEY, fragment TEXT NOT NULL, wanted TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX delivery ON delivered (fragment);
-CREATE TABLE step (
-    name TEXT PRIMARY KEY, complete INTEGER NOT NULL, gathers INTEGER NOT NULL, ancestry TEXT NOT NULL
-) WITHOUT ROWID;
-"""
-
 
 class JournalState(IntEnum):
     """How far the consumer of a fragment has got with it."""
@@ -82,10 +33,6 @@ class JournalState(IntEnum):
     WAITING = 0
     FINISHED = 1
     FAILED = 2
-
-
-class JournalRefused(Exception):
-    """The journal cannot be used: damaged, of another version, or not to be written."""
 
 
 class Waiting(NamedTuple):
@@ -122,68 +69,17 @@ class Delivered(NamedTuple):
     wanted: str
 
 
-class Journal:
-    """The journal in one file. Use as a context manager; leaving commits."""
+class Journal(JournalFile):
+    """The journal in one file."""
 
     def __init__(self, path: Path, *, trusted: bool = True) -> None:
-        """Open the journal, making it if it is not there; one that is not to be `trusted` may be of a run that the machine went down in.
-
-        Raises:
-            JournalRefused: with what is wrong with it and what to do.
-            VolumeUnusable: it cannot be written, here as in all that follows.
-        """
-        self.path = path
+        """Open the journal, as `JournalFile` does."""
+        super().__init__(path, trusted=trusted)
         self.combined = ""
         """The channel whose fragments are the results, once the plan has told it."""
-        self._changed = False
-        self._failure: Exception | None = None
-        with self._told():
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            with self._told():
-                self._open(trusted=trusted)
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _open(self, *, trusted: bool) -> None:
-        execute = self._database.execute
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = OFF")
-        if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-            self._make()
-        self._check(trusted=trusted)
-        self._last_number = execute("SELECT max(number) FROM fragment").fetchone()[0] or 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            if self._failure is None:
-                self.commit()
-        finally:
-            self._database.close()
-
-    # -- writing
-
-    def commit(self) -> None:
-        """Make everything that was told so far outlive this process."""
-        if self._changed:
-            with self._told():
-                self._database.execute("COMMIT")
-            self._changed = False
-
-    def begins(self) -> None:
-        """Note that a run writes under this boot of the machine."""
-        self._write("INSERT OR REPLACE INTO about VALUES ('unsynchronised', ?)", (_boot(),))
-        self.commit()
-
-    def was_synchronised(self) -> None:
-        """Note that everything of this run is on the disk."""
-        self._write("DELETE FROM about WHERE name = 'unsynchronised'")
-        self.commit()
+        (last,) = self._read_one("SELECT max(number) FROM fragment", ()) or (None,)
+        self._last_number = last or 0
+        self._last_key: int | None = None
 
     # -- the input folder (`inputs.HashCache`)
 
@@ -380,10 +276,6 @@ class Journal:
         """Note how far a step has got."""
         self._write("INSERT OR REPLACE INTO step VALUES (?, ?, ?, ?)", (name, *record))
 
-    def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
-        """Carry out a statement of the plan; returns how many rows it changed."""
-        return self._write(statement, parameters).rowcount
-
     # -- within
 
     def _insert(
@@ -403,72 +295,3 @@ class Journal:
         )
         self._last_key = cursor.lastrowid
         return self._last_number
-
-    def _write(self, statement: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
-        with self._told():
-            if not self._changed:
-                self._database.execute("BEGIN")
-                self._changed = True
-            return self._database.execute(statement, tuple(parameters))
-
-    def _read(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
-        with self._told():
-            yield from self._database.execute(statement, parameters)
-
-    def _read_one(self, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
-        with self._told():
-            row: tuple[Any, ...] | None = self._database.execute(statement, parameters).fetchone()
-            return row
-
-    def _make(self) -> None:
-        self._database.executescript(
-            f"BEGIN; {_TABLES} INSERT INTO about VALUES ('format', '{FORMAT}'); COMMIT;"
-        )
-
-    def _check(self, *, trusted: bool) -> None:
-        about = dict(self._database.execute("SELECT name, value FROM about"))
-        if about.get("format") != FORMAT:
-            raise JournalRefused(
-                f"{self.path} is the journal of another version of this program; --fresh starts over"
-            )
-        if trusted and about.get("unsynchronised", _boot()) != _boot():
-            raise JournalRefused(
-                f"the machine went down while the run that wrote {self.path} was going on, and what it had finished may not"
-                " be on the disk; --fresh starts over"
-            )
-        problems = [row[0] for row in self._database.execute("PRAGMA quick_check(1)")]
-        if problems != ["ok"]:
-            raise JournalRefused(f"{self.path} is damaged ({problems[0]}); --fresh starts over")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say what is wrong with the database in words that help, and from then on nothing else.
-
-        SQLite takes a whole transaction back by itself when the disk is full; what was written after that would be an end of the
-        events without what came before it.
-        """
-        if self._failure is not None:
-            raise self._failure
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            self._failure = self._explain(error)
-            raise self._failure from None
-
-    def _explain(self, error: sqlite3.DatabaseError) -> Exception:
-        if error.sqlite_errorcode & 0xFF in _NO_ROOM:
-            return VolumeUnusable(
-                f"{self.path} cannot be written: {error}; make room, and run again"
-            )
-        if isinstance(error, sqlite3.OperationalError):
-            return JournalRefused(
-                f"{self.path} cannot be used: {error}; run again when that is mended, or start over with --fresh"
-            )
-        return JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over")
-
-
-def _boot() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -105,6 +105,7 @@ class Handout:
             if self._killing:
                 connection.kill()
             self._dispatch()
+            self._reconsider()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.run_sender)
                 await self._until_closed(peer)

@@ -11,7 +11,7 @@ import trio.testing
 
 from iterum_sidecar.messages import Failed, Gathers, MessageRefused, decode_transformation_message
 from iterum_sidecar.roster import MOST_GATHERED, Roster
-from tests.unit.row import DEAD, StepConnection, fragment_id, temporary_row
+from tests.unit.row import DEAD, FinishedOnRequest, StepConnection, fragment_id, temporary_row
 from tests.unit.row_with_faults import id_of
 
 Clock = trio.testing.MockClock
@@ -158,3 +158,29 @@ def test_a_depth_that_was_asked_for_has_a_limit() -> None:
     roster.deepen(seat)
     assert seat.depth == MOST_GATHERED
     assert roster.sit().depth == MOST_GATHERED
+
+
+async def test_a_step_that_connects_when_nothing_is_left_is_told_so_at_once(
+    autojump_clock: Clock,
+) -> None:
+    async def only_kill(connection: StepConnection) -> None:
+        async for _ in connection.fragments():
+            raise AssertionError("there is nothing to hand out")
+        await connection.kill()
+
+    async with temporary_row() as row:
+        upstream = FinishedOnRequest()
+        upstream.finished.set()
+        sidecar = row.make_sidecar(upstream)
+        connected = 0.0
+
+        async def late(connection_at: float) -> None:
+            nonlocal connected
+            await trio.sleep(connection_at)
+            connected = trio.current_time()
+            await row.run_step(only_kill)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late, 10.05)
+            await sidecar.run()
+        assert trio.current_time() - connected < 0.04

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from iterum_sidecar.local import journal as journal_module
+from iterum_sidecar.local import journal_file
 from iterum_sidecar.local.journal import (
     Delivered,
     Journal,
@@ -212,7 +212,7 @@ def test_a_run_that_the_machine_went_down_in_is_not_trusted(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boot = path.with_name("boot_id")
-    monkeypatch.setattr(journal_module, "_BOOT_ID", boot)
+    monkeypatch.setattr(journal_file, "_BOOT_ID", boot)
     boot.write_text("first\n")
     with Journal(path) as journal:
         journal.begins()

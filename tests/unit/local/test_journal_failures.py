@@ -77,7 +77,7 @@ def test_what_was_written_while_the_machine_went_down_is_not_trusted(
         journal.begins()
     with Journal(path):
         pass
-    monkeypatch.setattr("iterum_sidecar.local.journal._boot", lambda: "another boot")
+    monkeypatch.setattr("iterum_sidecar.local.journal_file._boot", lambda: "another boot")
     with pytest.raises(JournalRefused, match="machine went down"):
         Journal(path)
     with Journal(path, trusted=False):

@@ -1,0 +1,219 @@
+"""The file of a journal: how it is opened and checked, what may be relied on after a crash, and what is said when it fails.
+
+One SQLite database in WAL mode, written by one process. Events are written in the order in which they happen and
+committed a few times a second; whatever a crash cuts off is an end of that order.
+
+Nothing is synchronised to the disk while a run goes on: a killed process loses nothing by that, a machine that goes down may. So a run notes under which boot
+of the machine it writes, and a clean end, which synchronises, takes the note away.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from iterum_sidecar.exit_codes import VolumeUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, Self
+
+__all__ = ["JournalFile", "JournalRefused"]
+
+#: Raised when the tables change; a journal of another format is told, not guessed at.
+FORMAT: Final = "2"
+
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_TABLES: Final = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE input (
+    name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, content TEXT NOT NULL,
+    trusted INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE fragment (
+    key INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    id TEXT NOT NULL UNIQUE,
+    producer TEXT NOT NULL,
+    made_by TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    body BLOB NOT NULL,
+    gathered TEXT,
+    live INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    done_by TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX queue ON fragment (channel, number);
+CREATE TABLE origin (
+    predecessor INTEGER NOT NULL, fragment INTEGER NOT NULL, PRIMARY KEY (predecessor, fragment)
+) WITHOUT ROWID;
+CREATE INDEX ancestry ON origin (fragment);
+CREATE TABLE delivered (
+    name TEXT PRIMARY KEY, fragment TEXT NOT NULL, wanted TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX delivery ON delivered (fragment);
+CREATE TABLE step (
+    name TEXT PRIMARY KEY, complete INTEGER NOT NULL, gathers INTEGER NOT NULL, ancestry TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class JournalRefused(Exception):
+    """The journal cannot be used: damaged, of another version, or not to be written."""
+
+
+class JournalFile:
+    """A database that its owner speaks SQL to. Use as a context manager; leaving commits."""
+
+    def __init__(self, path: Path, *, trusted: bool = True) -> None:
+        """Open the journal, making it if it is not there; one that is not to be `trusted` may be of a run that the machine went down in.
+
+        Raises:
+            JournalRefused: with what is wrong with it and what to do.
+            VolumeUnusable: it cannot be written, here as in all that follows.
+        """
+        self.path = path
+        self._changed = False
+        self._failure: Exception | None = None
+        with self._told():
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            with self._told():
+                self._open(trusted=trusted)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, *, trusted: bool) -> None:
+        execute = self._database.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = OFF")
+        if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            self._make()
+        self._check(trusted=trusted)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if self._failure is None:
+                self.commit()
+        finally:
+            self._database.close()
+
+    # -- writing
+
+    def commit(self) -> None:
+        """Make everything that was told so far outlive this process."""
+        if self._changed:
+            with self._told():
+                self._database.execute("COMMIT")
+            self._changed = False
+
+    def begins(self) -> None:
+        """Note that a run writes under this boot of the machine."""
+        self._write("INSERT OR REPLACE INTO about VALUES ('unsynchronised', ?)", (_boot(),))
+        self.commit()
+
+    def was_synchronised(self) -> None:
+        """Note that everything of this run is on the disk."""
+        self._write("DELETE FROM about WHERE name = 'unsynchronised'")
+
+    # -- SQL
+
+    def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
+        """Carry out a statement of the plan; returns how many rows it changed."""
+        return self._write(statement, parameters).rowcount
+
+    # -- within
+
+    def _write(self, statement: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
+        # Several times for each fragment, so without a context manager, which costs as much as the statement.
+        self._check_failure()
+        try:
+            if not self._changed:
+                self._database.execute("BEGIN")
+                self._changed = True
+            return self._database.execute(statement, tuple(parameters))
+        except sqlite3.DatabaseError as error:
+            raise self._fail(error) from None
+
+    def _read(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        with self._told():
+            yield from self._database.execute(statement, parameters)
+
+    def _read_one(self, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+        self._check_failure()
+        try:
+            row: tuple[Any, ...] | None = self._database.execute(statement, parameters).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._fail(error) from None
+        return row
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: sqlite3.DatabaseError) -> Exception:
+        self._failure = self._explain(error)
+        return self._failure
+
+    def _make(self) -> None:
+        self._database.executescript(
+            f"BEGIN; {_TABLES} INSERT INTO about VALUES ('format', '{FORMAT}'); COMMIT;"
+        )
+
+    def _check(self, *, trusted: bool) -> None:
+        about = dict(self._database.execute("SELECT name, value FROM about"))
+        if about.get("format") != FORMAT:
+            raise JournalRefused(
+                f"{self.path} is the journal of another version of this program; --fresh starts over"
+            )
+        if trusted and about.get("unsynchronised", _boot()) != _boot():
+            raise JournalRefused(
+                f"the machine went down while the run that wrote {self.path} was going on, and what it had finished may not"
+                " be on the disk; --fresh starts over"
+            )
+        problems = [row[0] for row in self._database.execute("PRAGMA quick_check(1)")]
+        if problems != ["ok"]:
+            raise JournalRefused(f"{self.path} is damaged ({problems[0]}); --fresh starts over")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what is wrong with the database in words that help, and from then on nothing else.
+
+        SQLite takes a whole transaction back by itself when the disk is full; what was written after that would be an end of the
+        events without what came before it.
+        """
+        self._check_failure()
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._fail(error) from None
+
+    def _explain(self, error: sqlite3.DatabaseError) -> Exception:
+        if error.sqlite_errorcode & 0xFF in _NO_ROOM:
+            return VolumeUnusable(
+                f"{self.path} cannot be written: {error}; make room, and run again"
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return JournalRefused(
+                f"{self.path} cannot be used: {error}; run again when that is mended, or start over with --fresh"
+            )
+        return JournalRefused(f"{self.path} is damaged ({error}); --fresh starts over")
+
+
+def _boot() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
