@@ -120,8 +120,6 @@ def watch(child: int, ended: int) -> bool:
 def main() -> None:
     """Run the child that the specification describes."""
     specification: dict[str, Any] = json.loads(sys.argv[1])
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(ignored, signal.SIG_IGN)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     guardian = os.getpid()
     child = os.fork()
@@ -129,6 +127,9 @@ def main() -> None:
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_DFL)
         become(specification, guardian)
+    # Only now: a child that was born with them ignored would lose a signal that comes before it has changed that.
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
     ended = os.pidfd_open(child)
     tell({"pid": child})
     if not watch(child, ended):
