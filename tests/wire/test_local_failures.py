@@ -397,6 +397,7 @@ def test_a_step_that_was_edited_while_it_ran_is_not_started_again_as_the_old_one
         def step(fragment):
             begins(fragment)
             if fragment.files[0].name == "05":
+                open(sys.argv[1] + "-asked", "w").close()
                 while not os.path.exists(sys.argv[1]):
                     time.sleep(0.01)
                 os._exit(1)
@@ -408,7 +409,8 @@ def test_a_step_that_was_edited_while_it_ran_is_not_started_again_as_the_old_one
     run.write_input({f"{number:02}": b"x" for number in range(10)})
     run.write_pipeline({"command": ["python", "edited.py", str(go)]})
     process = run.start()
-    run.wait_until(lambda: len(run.begun()) >= 6, "the one that dies was begun")
+    # In whatever order they are handed out.
+    run.wait_until((run.root / "go-asked").exists, "the one that dies was begun")
     run.write_step("edited.py", text.replace('"old"', '"new"').replace("os._exit(1)", "pass"))
     go.touch()
     assert "changed since the run began; run again" in run.end(process).expect(14).told
