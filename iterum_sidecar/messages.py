@@ -21,6 +21,7 @@ __all__ = [
     "MAX_LOCAL_PATH_BYTES",
     "MAX_OBJECT_KEY_BYTES",
     "MAX_OUTPUT_NAME_BYTES",
+    "MOST_GATHERED",
     "Done",
     "Failed",
     "FragmentId",
@@ -148,6 +149,10 @@ class Failed(Struct):
 
     fragment_id: FragmentId
     reason: str
+
+
+#: The most that a step can ask to hold at a time: the largest prefetch of AMQP.
+MOST_GATHERED = 65_535
 
 
 class Gathers(Struct):

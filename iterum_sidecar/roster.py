@@ -11,12 +11,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+from iterum_sidecar.messages import MOST_GATHERED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from iterum_sidecar.entries import Entry
 
-__all__ = ["MOST_GATHERED", "STARVED_AFTER", "Roster", "Seat"]
+__all__ = ["STARVED_AFTER", "Roster", "Seat"]
 
 #: Seconds without a hand-out or a done, everything read, after which a step is starved (design, the window).
 STARVED_AFTER = 1.0
@@ -24,8 +26,6 @@ STARVED_AFTER = 1.0
 GATHERER_STARVED_AFTER = 0.1
 #: The highest depth; the window of fragments in flight ends there too.
 MAX_DEPTH = 4096
-#: The most that a step which says how many it gathers is given: the largest prefetch of AMQP.
-MOST_GATHERED = 65_535
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")

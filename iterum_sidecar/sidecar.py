@@ -7,7 +7,8 @@
 
 Each arrow is a memory channel. Shutdown is the same walk: a stage whose senders have closed finishes what it has, closes
 its own channels and returns. The channels that lead to settle and to handout have no bound of their own: what travels
-there is one entry for each fragment in flight, which the window bounds.
+there is one entry for each fragment in flight, which the window bounds. The file is as long as the row is wide: each stage is made here
+once with its ports, and joined once with its channels.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Nothing that a message says can lead out of it: names are walked component by component from an open directory, no
 symlink is followed, and what is opened is looked at again through its descriptor, so that a path swapped between the check
 and the use gains nothing. Only what is below the sidecar's own directory is ever removed unasked; a result's own path is
-removed only while it still leads to the file that was taken.
+removed only while it still leads to the file that was taken. The file is long because all that touches the volume is in it, so that this
+can be read in one place.
 
     <volume>/.iterum-sidecar/fragments/<life>/<name>    input files, a directory for each fragment
     <volume>/.iterum-sidecar/results/<number>           results held by a link instead of a descriptor

@@ -10,10 +10,11 @@ import trio
 from iterum_sidecar.exit_codes import ExitCode, VolumeUnusable
 from iterum_sidecar.local.state import remove_result, synchronise
 from iterum_sidecar.local.step_run import StepBroken
-from iterum_sidecar.local.store import INPUT_BUCKET, LocalStore
+from iterum_sidecar.local.store import INPUT_BUCKET
 from iterum_sidecar.local.summary import Outcome, Places, Renamed, StepSummary, Summary
 from iterum_sidecar.messages import decode_remote_fragment, encode_lineage
 from iterum_sidecar.pipeline.model import FRAGMENTER, step_name
+from iterum_sidecar.stores.directory import DirectoryStore
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -144,13 +145,7 @@ async def _prune(journal: Journal, output: OutputFolder) -> list[str]:
             removed.append(delivered.name)
         remove_result(output.root, delivered.name)
         journal.forget_delivery(delivered.name)
-    store = LocalStore(
-        objects=output.objects,
-        inputs=output.root,
-        input_stamp=lambda _name: None,
-        config_bucket="",
-        config_folder=output.root,
-    )
+    store = DirectoryStore(output.objects)
     keys = [
         (file.bucket, file.path)
         for _, description in journal.left_behind()

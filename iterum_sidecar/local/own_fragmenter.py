@@ -6,7 +6,6 @@ It speaks over the fragmenter's two sockets (contract, section 8), with this sid
 from __future__ import annotations
 
 import os
-import signal
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +15,7 @@ import trio
 from iterum_sidecar.framing import DEFAULT_FRAME_LIMIT, FrameReader, FrameTooLong, encode_frame
 from iterum_sidecar.local.fragmenter_messages import decode_fragmenter_message, encode_file_list
 from iterum_sidecar.local.inputs import shown
+from iterum_sidecar.local.processes import how_it_ended
 from iterum_sidecar.messages import KILL_MESSAGE, Kill, MessageRefused
 from iterum_sidecar.unix_sockets import Listener, Peer
 
@@ -213,7 +213,7 @@ class _Conversation:
             when = "after" if self._killed else "before"
             remedy = "its log says why" if code else _DONE_HINT
             raise FragmenterFailed(
-                f"the fragmenter {_ended(code)} {when} it had said that it was done; {remedy}"
+                f"the fragmenter {how_it_ended(code)} {when} it had said that it was done; {remedy}"
             )
         if self._cut:
             raise FragmenterFailed(
@@ -373,12 +373,3 @@ def _has_closed(peer: Peer) -> bool:
     """Tell whether a connection that has nothing to say has closed."""
     arrived = peer.receive_nowait()
     return arrived is not None and not arrived
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"

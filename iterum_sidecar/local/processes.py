@@ -31,7 +31,15 @@ from iterum_sidecar.unix_sockets import Peer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-__all__ = ["Child", "Children", "ChildrenLost", "CommandFailed", "last_lines", "open_children"]
+__all__ = [
+    "Child",
+    "Children",
+    "ChildrenLost",
+    "CommandFailed",
+    "how_it_ended",
+    "last_lines",
+    "open_children",
+]
 
 _PROGRAM = Path(__file__).with_name("subreaper.py")
 #: Seconds that the end of all children may take: 2 for SIGTERM, 2 for those that not even SIGKILL ends, and some in
@@ -323,6 +331,16 @@ async def open_children() -> AsyncIterator[Children]:
         finally:
             alone.__context__ = context
             del alone, context
+
+
+def how_it_ended(code: int) -> str:
+    """Say how a process ended, by its exit code, or the negative number of the signal that ended it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
 
 
 def last_lines(

@@ -9,7 +9,7 @@ Upstream finished flows from the fragmenter to the last step without a manager: 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -87,15 +87,6 @@ class _StepState:
     state: State = "waits"
 
 
-@dataclass(slots=True)
-class _Shared:
-    """What was told of the run so far."""
-
-    failures: list[Failure] = field(default_factory=list)
-    error: SidecarError | None = None
-    """Why the run cannot go on, if it cannot."""
-
-
 class Run:
     """One run. Made inside Trio; `run` is called once."""
 
@@ -125,7 +116,10 @@ class Run:
         self._plan = plan
         self._first_fragments = first_fragments
         self._results_before = results_before
-        self._shared = _Shared()
+        self.failures: list[Failure] = []
+        """The fragments that were set aside."""
+        self.error: SidecarError | None = None
+        """Why the run could not go on, if it could not."""
         self._steps_over = trio.Event()
         self._scope = trio.CancelScope()
         queues = {queue_name(pipeline_hash, channel): channel for channel in pipeline.channels}
@@ -162,16 +156,6 @@ class Run:
         self._steps: dict[str, _StepState] = {}
         for planned in plan.steps:
             self._steps[planned.step.name] = self._make_step(planned, around)
-
-    @property
-    def failures(self) -> list[Failure]:
-        """The fragments that were set aside."""
-        return self._shared.failures
-
-    @property
-    def error(self) -> SidecarError | None:
-        """Why the run could not go on, if it could not."""
-        return self._shared.error
 
     @property
     def has_nothing_to_do(self) -> bool:
@@ -294,8 +278,8 @@ class Run:
             error = leaves_of(group, SidecarError)[0]
             if step is not None:
                 step.state = "broken"
-            if self._shared.error is None:
-                self._shared.error = error
+            if self.error is None:
+                self.error = error
                 self._display.say(str(error))
             _log.error(str(error))
             self.drain()

@@ -19,7 +19,7 @@ from iterum_sidecar.exit_codes import (
 )
 from iterum_sidecar.local.broker import SetAside, StepBroker
 from iterum_sidecar.local.fingerprints import fingerprint, output_identity
-from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, last_lines
+from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, how_it_ended, last_lines
 from iterum_sidecar.local.volumes import INPUT_SOCKET, OUTPUT_SOCKET, volume_folder
 from iterum_sidecar.patience import Patience
 from iterum_sidecar.pipeline.commands import resolve_command
@@ -257,11 +257,13 @@ class StepInstance:
             if sidecar.has_said_kill:
                 if code != 0 and sidecar.fragments_out and not self._aborted:
                     raise StepBroken(
-                        f"{self.name} {_ended(code)} with its last {sidecar.fragments_out} fragments unfinished",
+                        f"{self.name} {how_it_ended(code)} with its last {sidecar.fragments_out} fragments unfinished",
                         self.log,
                     )
                 if code != 0:
-                    self.around.say(f"{self.name} {_ended(code)} after it had been told to end")
+                    self.around.say(
+                        f"{self.name} {how_it_ended(code)} after it had been told to end"
+                    )
                 return
             if sidecar.over.is_set():
                 return
@@ -269,11 +271,11 @@ class StepInstance:
             if deaths >= MOST_DEATHS:
                 hint = "" if code or self._left() else " (does its program end with `.run()`?)"
                 raise StepBroken(
-                    f"{self.name} {_ended(code)}, {deaths} times in a row{hint}", self.log
+                    f"{self.name} {how_it_ended(code)}, {deaths} times in a row{hint}", self.log
                 )
             self._see_that_it_is_the_same()
             self.restarts += 1
-            self.around.say(f"{self.name} {_ended(code)}; it is started again")
+            self.around.say(f"{self.name} {how_it_ended(code)}; it is started again")
             with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):
                 await sidecar.over.wait()
                 return
@@ -310,9 +312,7 @@ class StepInstance:
             return await around.children.start(
                 command, environment=environment, directory=around.directory, log=self.log
             )
-        except CommandFailed as error:
-            raise StepBroken(f"{self.name} cannot be started: {error}") from None
-        except ChildrenLost as error:
+        except (CommandFailed, ChildrenLost) as error:
             raise StepBroken(f"{self.name} cannot be started: {error}") from None
 
     async def _wait(self, child: Child, sidecar: Sidecar) -> int:
@@ -343,14 +343,3 @@ class StepInstance:
             await child.wait()
             return
         child.kill()
-
-
-def _ended(code: int) -> str:
-    """Say how a process ended."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was ended by {name}"

@@ -83,10 +83,6 @@ class LocalStore:
         """Return when the bucket exists; as `Store.check_bucket`."""
         await self._objects.check_bucket(bucket)
 
-    async def delete_object(self, bucket: str, key: str) -> None:
-        """Delete an object of a step; that it was not there is no error."""
-        await self._objects.delete_object(bucket, key)
-
     async def _fetch_input(self, name: str, file: int) -> int:
         stamp = self._input_stamp(name)
         path = os.path.join(self._inputs, name)

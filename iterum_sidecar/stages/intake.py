@@ -13,8 +13,7 @@ import trio
 
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
 from iterum_sidecar.entries import Admission, State
-from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
-from iterum_sidecar.roster import MOST_GATHERED
+from iterum_sidecar.messages import MOST_GATHERED, MessageRefused, decode_remote_fragment
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:

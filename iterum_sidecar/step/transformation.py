@@ -8,7 +8,7 @@ import sys
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from iterum_sidecar.step.wire import MOST_GATHERED
+from iterum_sidecar.messages import MOST_GATHERED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 from iterum_sidecar.framing import encode_frame
 from iterum_sidecar.messages import (
     KILL_MESSAGE,
+    MOST_GATHERED,
     Done,
     Failed,
     Gathers,
@@ -38,8 +39,6 @@ __all__ = [
 
 #: Far above any description; what claims to be longer is no frame.
 FRAME_LIMIT = 1 << 30
-#: The most fragments that a connection asks to hold: as many as a prefetch of AMQP can name.
-MOST_GATHERED = 65535
 
 NOTHING = Raw(b"")
 KILL_FRAME = encode_frame(KILL_MESSAGE)

@@ -9,8 +9,14 @@ import pytest
 import trio
 import trio.testing
 
-from iterum_sidecar.messages import Failed, Gathers, MessageRefused, decode_transformation_message
-from iterum_sidecar.roster import MOST_GATHERED, Roster
+from iterum_sidecar.messages import (
+    MOST_GATHERED,
+    Failed,
+    Gathers,
+    MessageRefused,
+    decode_transformation_message,
+)
+from iterum_sidecar.roster import Roster
 from tests.unit.row import DEAD, FinishedOnRequest, StepConnection, fragment_id, temporary_row
 from tests.unit.row_with_faults import id_of
 

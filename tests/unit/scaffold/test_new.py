@@ -135,9 +135,9 @@ def test_an_empty_folder_that_is_there_is_used() -> None:
 
 
 def test_the_last_part_of_a_path_is_the_name(tmp_path: Path) -> None:
-    Path("work").mkdir()
-    make(f"{tmp_path}/work/été-2")
-    assert '"name": "été-2"' in Path("work/été-2/pipeline.json").read_text(encoding="utf-8")
+    Path("projects").mkdir()
+    make(f"{tmp_path}/projects/été-2")
+    assert '"name": "été-2"' in Path("projects/été-2/pipeline.json").read_text(encoding="utf-8")
 
 
 def test_the_command_line_reaches_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iterum_sidecar.messages import Failed, Gathers, decode_transformation_message
+from iterum_sidecar.messages import MOST_GATHERED, Failed, Gathers, decode_transformation_message
 from iterum_sidecar.pipeline.lint import lint_file
 from iterum_sidecar.step import Result, Transform, attempts, run_on
 from iterum_sidecar.step.calling import LONGEST_REASON, describe
-from iterum_sidecar.step.wire import MOST_GATHERED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
