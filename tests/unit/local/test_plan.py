@@ -101,7 +101,7 @@ class Simulation:
     begun: list[tuple[str, str]] = field(default_factory=list)
     """The step and the ID of whatever the last run worked on."""
     after_gathering: set[str] = field(default_factory=set)
-    """IDs of what came of more than one fragment at any time."""
+    """IDs of what came of a step that gathers, of a batch of one too: the journal calls all of that gathered."""
 
     def run(
         self,
@@ -222,7 +222,7 @@ class _Running:
         for channel, value in shape.outputs(values):
             fragment_id = _digest(shape.name, own.fingerprint, channel, *sorted(ids))
             self.simulation.values[fragment_id] = value
-            if len(ids) > 1 or self.simulation.after_gathering.intersection(ids):
+            if shape.gathers or self.simulation.after_gathering.intersection(ids):
                 self.simulation.after_gathering.add(fragment_id)
             self.event()
             self.journal.publish(
