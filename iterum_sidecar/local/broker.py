@@ -208,7 +208,7 @@ class StepBroker:
         if not self._gathers and (predecessors > 1 or self._says_gathers()):
             self._gathers = True
             record = StepRecord(complete=False, gathers=True, ancestry=self._ancestry)
-            self._journal.note_step(self._step, record)
+            self._journal.note_step(self._made_by, record)
 
     def acknowledge(self, delivery: MemoryDelivery) -> None:
         """As `Broker.acknowledge`; the journal has the fragment as finished, unless it was struck or set aside."""

@@ -201,8 +201,11 @@ class Combiner:
         self._look_whether_over()
 
     def _unusable(self, error: OSError) -> VolumeUnusable:
+        remedy = "make room or choose another --output, and run again"
+        if isinstance(error, FileNotFoundError):
+            remedy = "something has removed that folder, or one in it"
         return VolumeUnusable(
-            f"a result cannot be written to {self._output}: {error.strerror}; make room or choose another --output, and run again"
+            f"a result cannot be written to {self._output}: {error.strerror}; {remedy}"
         )
 
     # -- names

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from dataclasses import dataclass
+from json import dumps
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from iterum_sidecar.error_groups import leaves_of
@@ -16,33 +19,42 @@ from iterum_sidecar.local.conclusion import conclude
 from iterum_sidecar.local.containers import find_container_tool
 from iterum_sidecar.local.display import choose_display
 from iterum_sidecar.local.failures import forget_failure
-from iterum_sidecar.local.fingerprints import pipeline_hash
+from iterum_sidecar.local.fingerprints import fingerprints, pipeline_hash
 from iterum_sidecar.local.first_fragments import OwnFragmenter, make_first_fragments
 from iterum_sidecar.local.fragmenting import GroupingRefused, parse_grouping
-from iterum_sidecar.local.inputs import InputsRefused, Scan, check_apart, check_folder
+from iterum_sidecar.local.inputs import InputsRefused, Scan, check_apart, check_folder, shown
 from iterum_sidecar.local.journal import Journal, JournalRefused
+from iterum_sidecar.local.log_tail import with_last_lines
 from iterum_sidecar.local.own_fragmenter import FragmenterFailed
-from iterum_sidecar.local.plan import forget_marks, make_plan
-from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, last_lines, open_children
+from iterum_sidecar.local.plan import make_plan
+from iterum_sidecar.local.processes import (
+    ChildrenLost,
+    CommandFailed,
+    check_system,
+    open_children,
+)
 from iterum_sidecar.local.run import Run
 from iterum_sidecar.local.state import open_output, synchronise
 from iterum_sidecar.local.store import LocalStore
 from iterum_sidecar.local.volumes import volume_folder
+from iterum_sidecar.local.waiting import tell_of_waiting
 from iterum_sidecar.pipeline.commands import resolve_command
 from iterum_sidecar.pipeline.lint import lint_file, lint_for_local
 from iterum_sidecar.pipeline.problems import report
 from iterum_sidecar.telemetry.logs import configure, get_log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from iterum_sidecar.local.containers import ContainerTool
     from iterum_sidecar.local.display import Display, Form
     from iterum_sidecar.local.first_fragments import FirstFragments
     from iterum_sidecar.local.fragmenting import Grouping
     from iterum_sidecar.local.processes import Child, Children
     from iterum_sidecar.local.state import OutputFolder
     from iterum_sidecar.pipeline.model import Pipeline
+    from iterum_sidecar.pipeline.problems import Problem
 
 __all__ = ["Options", "run_local"]
 
@@ -68,11 +80,17 @@ class Options:
 
 
 class _Refused(Exception):
-    """The run cannot begin; the text says why and what to do."""
+    """The run cannot begin; the text says why and what to do, and `problems` has what is wrong with the pipeline file."""
 
-    def __init__(self, text: str, code: ExitCode = ExitCode.CONFIGURATION) -> None:
+    def __init__(
+        self,
+        text: str,
+        exit_code: ExitCode = ExitCode.CONFIGURATION,
+        problems: Sequence[Problem] = (),
+    ) -> None:
         super().__init__(text)
-        self.code = code
+        self.exit_code = exit_code
+        self.problems = problems
 
 
 def run_local(options: Options) -> int:
@@ -81,29 +99,38 @@ def run_local(options: Options) -> int:
         # Closed by whoever started us; what is said is lost, and nothing else.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        pipeline = _read_pipeline(options)
+        check_system()
+        tool = find_container_tool()
+        pipeline = _read_pipeline(options, tool)
         grouping = parse_grouping(options.group, options.group_by)
         check_folder(options.input)
         check_apart(options.input, options.output)
         scan = Scan(options.input, options.match, output=options.output)
         with open_output(options.output) as output:
             _begin_log(output)
-            return trio.run(_Session(options, pipeline, grouping, scan, output).run)
+            return trio.run(_Session(options, pipeline, grouping, scan, output, tool).run)
     except (_Refused, SidecarError, InputsRefused, GroupingRefused, JournalRefused) as error:
+        code = getattr(error, "exit_code", ExitCode.CONFIGURATION)
         print(f"iterum-sidecar: {error}", file=sys.stderr)
-        if isinstance(error, SidecarError):
-            return error.exit_code
-        return error.code if isinstance(error, _Refused) else ExitCode.CONFIGURATION
+        if options.form == "json":
+            print(_as_json(error, code), flush=True)
+        return code
 
 
-def _read_pipeline(options: Options) -> Pipeline:
+def _as_json(error: Exception, code: ExitCode) -> str:
+    """Return the `error` event, the last line of a run that has no summary."""
+    problems = error.problems if isinstance(error, _Refused) else ()
+    told = [{"place": problem.place, **msgspec.to_builtins(problem)} for problem in problems]
+    return dumps({"event": "error", "exit_code": int(code), "text": str(error), "problems": told})
+
+
+def _read_pipeline(options: Options, tool: ContainerTool | None) -> Pipeline:
     pipeline, problems = lint_file(options.pipeline)
-    tool = find_container_tool()
     if pipeline is not None:
         directory = options.pipeline.absolute().parent
         problems = [*problems, *lint_for_local(pipeline, directory, tool.name if tool else None)]
     if pipeline is None or any(problem.severity == "error" for problem in problems):
-        raise _Refused(f"the pipeline cannot be run:\n\n{report(problems)}")
+        raise _Refused(f"the pipeline cannot be run:\n\n{report(problems)}", problems=problems)
     if problems:
         print(f"{report(problems)}\n", file=sys.stderr)
     return pipeline
@@ -118,6 +145,8 @@ def _begin_log(output: OutputFolder) -> None:
         raise VolumeUnusable(
             f"{output.logs} cannot be used for logs: {error.strerror}; make room for it, or choose another --output"
         ) from None
+    # A log for which there is no room tells a user nothing; whatever else there is no room for does.
+    logging.raiseExceptions = False
     configure("info", "text", stream)
 
 
@@ -131,18 +160,19 @@ class _Session:
         grouping: Grouping,
         scan: Scan,
         output: OutputFolder,
+        tool: ContainerTool | None,
     ) -> None:
         self._options = options
         self._pipeline = pipeline
         self._grouping = grouping
         self._scan = scan
         self._output = output
+        self._tool = tool
         self._hash = pipeline_hash(pipeline)
         self._directory = options.pipeline.absolute().parent
         self._signals: list[signal.Signals] = []
         self._run: Run | None = None
         self._preparing = trio.CancelScope()
-        self._take_over = False
 
     async def run(self) -> int:
         display = choose_display(self._options.form, sys.stdout)
@@ -158,34 +188,48 @@ class _Session:
                 refused += leaves_of(group, Exception)
             except* Exception as group:
                 _log.exception("a fault of the program itself", group)
-                display.say(
-                    f"a fault of the program itself; {self._output.logs / 'run.log'} has its traceback"
-                )
+                if self._output.is_there:
+                    display.say(
+                        f"a fault of the program itself; {self._output.logs / 'run.log'} has its traceback"
+                    )
                 code = ExitCode.FAULT
             finally:
                 display.close()
+        # Whatever else was met came of that.
+        self._see_that_output_is_there()
         if refused:
             raise refused[0]
         return code
+
+    def _see_that_output_is_there(self) -> None:
+        if not self._output.is_there:
+            raise VolumeUnusable(
+                f"{shown(str(self._options.output))}, or .iterum/ in it, was removed while the run went on;"
+                " the same command begins anew"
+            )
 
     async def _work(self, display: Display) -> ExitCode:
         output = self._output
         try:
             await trio.to_thread.run_sync(output.clear_remains)
-            known = not self._options.fresh or await trio.to_thread.run_sync(output.start_over)
+            if self._options.fresh:
+                if output.journal.exists():
+                    # A disk may take a minute for the files of a hundred thousand fragments.
+                    display.say("removing what earlier runs have made")
+                await trio.to_thread.run_sync(output.start_over)
         except OSError as error:
             raise VolumeUnusable(
-                f"what earlier runs left in {output.root} cannot be removed: {error.strerror}: {error.filename}"
+                f"what earlier runs left in {output.root} cannot be removed: {error.strerror}: {error.filename};"
+                " end what still writes there, or remove it yourself, and run again"
             ) from None
-        if not known:
-            self._take_over = True
+        if output.takes_over:
             display.say(
-                f"the journal of earlier runs cannot be read, so files in {self._options.output} that are in the way of"
+                f"the journal of earlier runs could not be read, so files in {self._options.output} that are in the way of"
                 " a result are replaced"
             )
         began = trio.current_time()
-        with Journal(output.journal) as journal:
-            journal.begins()
+        with await trio.to_thread.run_sync(Journal, output.journal) as journal:
+            await trio.to_thread.run_sync(journal.begins)
             async with open_children() as children:
                 run = None
                 try:
@@ -203,7 +247,8 @@ class _Session:
                 self._run = run
                 if not run.has_nothing_to_do:
                     await run.run()
-            return await conclude(
+            self._see_that_output_is_there()
+            code = await conclude(
                 run,
                 pipeline=self._pipeline.name,
                 pipeline_hash=self._hash,
@@ -215,13 +260,22 @@ class _Session:
                 prune=self._options.prune,
                 interrupted=self._interrupted() if self._signals else None,
             )
+        if code is ExitCode.DONE:
+            output.has_taken_over()
+        return code
 
     async def _prepare(self, journal: Journal, children: Children, display: Display) -> Run:
-        forget_marks(journal)
         found = await self._look_at_input(journal, children, display)
         for fragment_id in list(journal.failed()):
             forget_failure(self._output.failed, fragment_id)
-        plan = make_plan(journal, self._pipeline, self._directory, self._output.root, found.digest)
+        prints = await trio.to_thread.run_sync(
+            fingerprints, self._pipeline, self._directory, abandon_on_cancel=True
+        )
+        # Nothing else uses the journal meanwhile; so the thread is waited for, and a signal that came has its effect after it.
+        plan = await trio.to_thread.run_sync(
+            make_plan, journal, self._pipeline, prints, self._output.root, found.digest
+        )
+        await trio.lowlevel.checkpoint_if_cancelled()
         journal.commit()
         store = LocalStore(
             objects=self._output.objects,
@@ -238,12 +292,12 @@ class _Session:
             journal=journal,
             store=store,
             children=children,
-            containers=find_container_tool(),
+            containers=self._tool,
             display=display,
             plan=plan,
             first_fragments=found.fragments,
-            results_before=sum(1 for _ in journal.deliveries(live=True)),
-            take_over=self._take_over,
+            results_before=plan.results_before,
+            take_over=self._output.takes_over,
         )
 
     async def _look_at_input(
@@ -284,13 +338,12 @@ class _Session:
                     progress=progress,
                 )
             except (FragmenterFailed, CommandFailed, ChildrenLost) as error:
-                lines = (
-                    "".join(f"\n  {line}" for line in last_lines(log, 10)) if log.exists() else ""
-                )
-                told = f"; the last lines of its log {log}:{lines}" if lines else ""
-                raise _Refused(
-                    f"the fragmenter failed: {error}{told}", ExitCode.TRANSFORMATION_LOST
-                ) from None
+                told = f"the fragmenter failed: {error}"
+                if isinstance(error, FragmenterFailed):
+                    told = with_last_lines(told, log)
+                raise _Refused(told, ExitCode.TRANSFORMATION_LOST) from None
+        if self._scan.left_out:
+            display.say(self._scan.left_out)
         _log.info(
             "the input",
             files=found.files,
@@ -301,15 +354,17 @@ class _Session:
 
     async def _obey(self, received: AsyncIterator[int], display: Display) -> None:
         """Finish what is in work at the first signal; end at once at a second one."""
-        async for number in received:
-            self._signals.append(signal.Signals(number))
-            if self._run is None:
-                self._preparing.cancel("told to stop")
-            elif len(self._signals) == 1:
-                display.say("finishing what is in work; once more (Ctrl-C) ends at once")
-                self._run.drain()
-            else:
-                self._run.abort()
+        async with trio.open_nursery() as nursery:
+            async for number in received:
+                self._signals.append(signal.Signals(number))
+                if self._run is None:
+                    self._preparing.cancel("told to stop")
+                elif len(self._signals) == 1:
+                    display.say("finishing what is in work; once more (Ctrl-C) ends at once")
+                    self._run.drain()
+                    nursery.start_soon(tell_of_waiting, self._run.in_work, display.say)
+                else:
+                    self._run.abort()
 
     def _interrupted(self) -> ExitCode:
         first = self._signals[0]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
 
 from iterum_sidecar.exit_codes import ExitCode, VolumeUnusable
+from iterum_sidecar.local.combiner import RESERVED
 from iterum_sidecar.local.state import remove_result, synchronise
 from iterum_sidecar.local.step_run import StepBroken
 from iterum_sidecar.local.store import INPUT_BUCKET
 from iterum_sidecar.local.summary import Outcome, Places, Renamed, StepSummary, Summary
+from iterum_sidecar.local.wording import in_words_of_a_pipeline
 from iterum_sidecar.messages import decode_remote_fragment, encode_lineage
 from iterum_sidecar.pipeline.model import FRAGMENTER, step_name
 from iterum_sidecar.stores.directory import DirectoryStore
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.exit_codes import SidecarError
     from iterum_sidecar.local.display import Display
-    from iterum_sidecar.local.journal import Journal
+    from iterum_sidecar.local.journal import Delivered, Journal
     from iterum_sidecar.local.run import Run
     from iterum_sidecar.local.state import OutputFolder
 
@@ -34,6 +37,8 @@ _log = get_log(__name__)
 SYNCHRONISE_SECONDS = 60.0
 #: Seconds that counting what is kept may take; longer, and it is not told.
 COUNT_SECONDS = 2.0
+#: Inputs by which someone recognises a result.
+MOST_INPUTS = 3
 
 
 async def conclude(
@@ -63,8 +68,9 @@ async def conclude(
         for delivered in journal.deliveries(live=False)
         if os.path.lexists(output.root / delivered.name)
     ]
+    made: Counter[str] = Counter()
     try:
-        _write_lineage(journal, output, pipeline_hash)
+        made = _write_lineage(journal, output, pipeline_hash)
     except OSError as error:
         # It follows from the journal, so the next run writes it; what ended the run is to be told first.
         if run.error is None:
@@ -94,14 +100,14 @@ async def conclude(
         ),
         exit_code=int(code),
         steps=[
-            StepSummary(step.name, step.done, step.done_before, step.failed)
+            StepSummary(step.name, step.done, step.done_before, step.failed, made[step.name])
             for step in progress.steps
         ],
         failures=[
             failure._replace(place=str(shown_as / os.path.relpath(failure.place, output.root)))
             for failure in run.failures
         ],
-        renamed=[Renamed(each.wanted, each.name) for each in run.combiner.renamed],
+        renamed=[_renamed(each, journal) for each in run.combiner.renamed],
         stale=stale,
         pruned=pruned,
         state_bytes=kept,
@@ -126,7 +132,8 @@ def _outcome(run: Run, interrupted: ExitCode | None) -> tuple[Outcome, ExitCode]
 
 
 def _reason(error: SidecarError) -> str:
-    return error.what if isinstance(error, StepBroken) else str(error).split("\n", 1)[0]
+    told = error.what if isinstance(error, StepBroken) else str(error)
+    return in_words_of_a_pipeline(told.split("\n", 1)[0])
 
 
 def _how_to_go_on(outcome: Outcome) -> str | None:
@@ -160,15 +167,37 @@ async def _prune(journal: Journal, output: OutputFolder) -> list[str]:
     return removed
 
 
-def _write_lineage(journal: Journal, output: OutputFolder, pipeline_hash: str) -> None:
-    """Write the lineage message of every fragment of this run, whole or not at all."""
+def _renamed(delivered: Delivered, journal: Journal) -> Renamed:
+    wanted = delivered.wanted
+    owner = journal.owner(wanted)
+    if owner is not None:
+        taken_by = f"that of {', '.join(_inputs_of(owner[0], journal))}"
+    elif wanted.split("/", 1)[0] in RESERVED:
+        taken_by = "what a run keeps itself"
+    else:
+        taken_by = "a file or folder that was there"
+    return Renamed(wanted, delivered.name, _inputs_of(delivered.fragment_id, journal), taken_by)
+
+
+def _inputs_of(fragment_id: str, journal: Journal) -> list[str]:
+    """Return the names of input files that a fragment came of, as many as one wants to read."""
+    first = journal.first_of(fragment_id, MOST_INPUTS)
+    names = [file.name for each in first for file in decode_remote_fragment(each).files]
+    return names[:MOST_INPUTS]
+
+
+def _write_lineage(journal: Journal, output: OutputFolder, pipeline_hash: str) -> Counter[str]:
+    """Write the lineage message of every fragment of this run, whole or not at all, and count them by who made them."""
+    made: Counter[str] = Counter()
     temporary = output.state / "lineage.partial"
     try:
         with open(temporary, "wb", buffering=1 << 20) as file:
             for producer, description in journal.lineage():
+                made[producer] += 1
                 name = step_name(pipeline_hash, producer or FRAGMENTER)
                 file.write(encode_lineage(name, description) + b"\n")
         os.replace(temporary, output.lineage)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    return made

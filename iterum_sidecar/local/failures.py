@@ -7,8 +7,9 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from iterum_sidecar.local.processes import last_lines
+from iterum_sidecar.local.log_tail import last_lines
 from iterum_sidecar.local.summary import Failure
+from iterum_sidecar.local.wording import in_words_of_a_pipeline
 from iterum_sidecar.messages import decode_remote_fragment
 from iterum_sidecar.stores.port import StoreError
 
@@ -38,6 +39,7 @@ async def set_aside(
     Raises:
         OSError: the folder cannot be written to.
     """
+    reason = in_words_of_a_pipeline(reason)
     fragment = decode_remote_fragment(description)
     place = place_of(failed, step, fragment.metadata.fragment_id)
     if place.exists():

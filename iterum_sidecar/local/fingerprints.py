@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.pipeline.model import Pipeline, Step
 
-__all__ = ["ancestry", "fingerprint", "output_identity", "pipeline_hash"]
+__all__ = ["ancestry", "fingerprint", "fingerprints", "output_identity", "pipeline_hash"]
 
 #: As long as those of Iterum's manager.
 _HASH_LENGTH = 32
@@ -50,6 +52,11 @@ def fingerprint(pipeline: Pipeline, step: Step, directory: Path) -> str:
     return sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
+def fingerprints(pipeline: Pipeline, directory: Path) -> dict[str, str]:
+    """Return the fingerprint of every step, by its name. It reads all files of the steps, best in a thread: some may be gigabytes."""
+    return {step.name: fingerprint(pipeline, step, directory) for step in pipeline.steps}
+
+
 def ancestry(own: str, upstream: Sequence[str], first_fragments: str) -> str:
     """Return what the results that a step gathers depend on besides itself: all steps before it, and the set of first fragments."""
     return sha256("\n".join([own, first_fragments, *sorted(upstream)]).encode()).hexdigest()
@@ -63,11 +70,15 @@ def output_identity(hash_of_pipeline: str, step: Step, own: str) -> OutputIdenti
 def _content(file: Path) -> str | None:
     """Return the hash of a file's content; None where there is none to read, which `lint` tells."""
     try:
-        with open(file, "rb") as opened:
-            digest = sha256()
-            while data := opened.read(1 << 20):
-                digest.update(data)
-            executable = os.fstat(opened.fileno()).st_mode & 0o111 != 0
+        found = os.stat(file)
+        digest = _digest(file, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
     except OSError:
         return None
-    return f"{digest.hexdigest()}{'+x' if executable else ''}"
+    return f"{digest}{'+x' if found.st_mode & 0o111 else ''}"
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path, *_stamp: int) -> str:
+    """Read a file once for all steps that have it, and for the looks at whether it has changed, as long as its stamp is the same."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -22,6 +22,8 @@ __all__ = ["InputFile", "InputsRefused", "Scan", "check_apart", "check_folder", 
 
 #: As many problems as a person reads; the rest is counted.
 _MOST_TOLD = 20
+#: As many names of what is left out as a line has room for.
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Scan:
 
     Of each folder first its files come, sorted by name, then its folders. Links to files and folders are followed; a
     link back to a folder that it lies in is not. Names that begin with a dot are left out, and so is what is no file:
-    sockets, pipes, devices. A file that vanishes meanwhile is skipped.
+    sockets, pipes, devices (`left_out` tells). A file that vanishes meanwhile is skipped.
 
     `match` is a shell pattern (`*`, `?`, `[…]`; case counts). Without a `/` it is held against the last component of
     a name, in whatever folder; with one, against the whole name, where `**` stands for any number of folders, a leading
@@ -88,6 +90,7 @@ class Scan:
         """Files that `match` leaves out."""
         self.special = 0
         """Sockets, pipes and devices."""
+        self._special_names: list[str] = []
         self.loops = 0
         """Links to a folder that they lie in."""
         self._problems: list[str] = []
@@ -106,6 +109,19 @@ class Scan:
             to_enter += reversed(folders)
         if self._problems:
             raise InputsRefused(self._problems)
+
+    @property
+    def left_out(self) -> str:
+        """What the last iteration left out though its name was wanted, in words; empty if there was nothing."""
+        if not self.special:
+            return ""
+        what = (
+            "1 that is no regular file"
+            if self.special == 1
+            else f"{self.special:,} that are no regular files"
+        )
+        more = ", …" if self.special > _MOST_NAMED else ""
+        return f"left out: {what} ({', '.join(map(shown, self._special_names))}{more})"
 
     def _list(self, folder: _Folder) -> tuple[list[str], list[_Folder]]:
         """Return the names of what a folder holds: what may be files, and the folders; each sorted."""
@@ -179,6 +195,8 @@ class Scan:
             return None
         if not stat.S_ISREG(status.st_mode):
             self.special += 1
+            if self.special <= _MOST_NAMED:
+                self._special_names.append(name)
             return None
         problem = _name_problem(name)
         if problem:

@@ -101,7 +101,8 @@ class Journal(JournalFile):
         """Note how an input file looks in this run; one that is noted as trusted already keeps that."""
         self._write(
             "INSERT INTO input VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET"
-            " trusted = ?5 OR (trusted AND size = ?2 AND mtime_ns = ?3), size = ?2, mtime_ns = ?3, content = ?4",
+            " trusted = ?5 OR (trusted AND size = ?2 AND mtime_ns = ?3), size = ?2, mtime_ns = ?3, content = ?4"
+            " WHERE trusted < ?5 OR size <> ?2 OR mtime_ns <> ?3 OR content <> ?4",
             (name, size, mtime_ns, content_hash, trusted),
         )
 
@@ -113,17 +114,18 @@ class Journal(JournalFile):
     # -- fragments
 
     def add_first(self, fragment_id: str, channel: str, body: bytes) -> None:
-        """Note a fragment of the fragmenter as one of this run."""
+        """Note a fragment of the fragmenter, for the plan to find it as one of this run."""
         row = self._read_one("SELECT key, channel FROM fragment WHERE id = ?", (fragment_id,))
         if row is None:
             self._insert(fragment_id, "", "", channel, body, None)
-        elif row[1] == channel:
-            self._write("UPDATE fragment SET live = 1 WHERE key = ?", row[:1])
+            key = self._last_key
         else:
-            self._write(
-                "UPDATE fragment SET live = 1, channel = ?, state = 0 WHERE key = ?",
-                (channel, row[0]),
-            )
+            key, former_channel = row
+            if former_channel != channel:
+                self._write(
+                    "UPDATE fragment SET channel = ?, state = 0 WHERE key = ?", (channel, key)
+                )
+        self._write("INSERT OR IGNORE INTO found VALUES (?)", (key,))
 
     def publish(
         self,
@@ -191,11 +193,10 @@ class Journal(JournalFile):
 
     def count(self, channel: str, state: JournalState) -> int:
         """Return how many fragments of this run a channel has in a state."""
-        (number,) = self._read_one(
+        return self.number(
             "SELECT count(*) FROM fragment WHERE channel = ? AND live AND state = ?",
             (channel, int(state)),
-        ) or (0,)
-        return int(number)
+        )
 
     def failed(self) -> Iterator[str]:
         """Yield the ID of each fragment that its consumer could not finish."""
@@ -204,6 +205,16 @@ class Journal(JournalFile):
     def lineage(self) -> Iterator[tuple[str, bytes]]:
         """Yield the producer (empty for the fragmenter) and the description of each fragment of this run, oldest first."""
         return self._read("SELECT producer, body FROM fragment WHERE live ORDER BY number")
+
+    def first_of(self, fragment_id: str, limit: int) -> Iterator[bytes]:
+        """Yield the descriptions of the first fragments that a fragment came of, `limit` at most."""
+        rows = self._read(
+            "WITH RECURSIVE above(key) AS (SELECT key FROM fragment WHERE id = ?"
+            " UNION SELECT o.predecessor FROM above JOIN origin o ON o.fragment = above.key)"
+            " SELECT f.body FROM above JOIN fragment f ON f.key = above.key WHERE f.producer = '' LIMIT ?",
+            (fragment_id, limit),
+        )
+        return (row[0] for row in rows)
 
     def left_behind(self) -> Iterator[tuple[str, bytes]]:
         """Yield the same of the fragments that are not of this run."""
@@ -267,14 +278,16 @@ class Journal(JournalFile):
 
     # -- for the plan, which speaks SQL of its own
 
-    def step(self, name: str) -> StepRecord:
-        """Return what is known of a step from earlier runs."""
-        row = self._read_one("SELECT complete, gathers, ancestry FROM step WHERE name = ?", (name,))
+    def step(self, made_by: str) -> StepRecord:
+        """Return what is known of a step from earlier runs in which it was as it is now, by its fingerprint."""
+        row = self._read_one(
+            "SELECT complete, gathers, ancestry FROM step WHERE made_by = ?", (made_by,)
+        )
         return StepRecord(False, False, "") if row is None else StepRecord(*row)
 
-    def note_step(self, name: str, record: StepRecord) -> None:
+    def note_step(self, made_by: str, record: StepRecord) -> None:
         """Note how far a step has got."""
-        self._write("INSERT OR REPLACE INTO step VALUES (?, ?, ?, ?)", (name, *record))
+        self._write("INSERT OR REPLACE INTO step VALUES (?, ?, ?, ?)", (made_by, *record))
 
     # -- within
 

@@ -4,7 +4,7 @@ One SQLite database in WAL mode, written by one process. Events are written in t
 committed a few times a second; whatever a crash cuts off is an end of that order.
 
 Nothing is synchronised to the disk while a run goes on: a killed process loses nothing by that, a machine that goes down may. So a run notes under which boot
-of the machine it writes, and a clean end, which synchronises, takes the note away.
+of the machine it writes, on the disk, and a clean end, which synchronises, takes the note away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["JournalFile", "JournalRefused"]
 
 #: Raised when the tables change; a journal of another format is told, not guessed at.
-FORMAT: Final = "2"
+FORMAT: Final = "3"
 
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 
@@ -60,9 +60,14 @@ CREATE TABLE delivered (
 ) WITHOUT ROWID;
 CREATE INDEX delivery ON delivered (fragment);
 CREATE TABLE step (
-    name TEXT PRIMARY KEY, complete INTEGER NOT NULL, gathers INTEGER NOT NULL, ancestry TEXT NOT NULL
+    made_by TEXT PRIMARY KEY, complete INTEGER NOT NULL, gathers INTEGER NOT NULL, ancestry TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+
+#: The keys of the fragments that the plan has found to be of this run. `live` follows it at the plan's end, where it differs: to
+#: take the mark of each fragment away and set it again would write the whole journal anew in a run that has nothing to do.
+#: Eight bytes a fragment, so it is kept in memory.
+_FOUND: Final = "CREATE TEMP TABLE found (key INTEGER PRIMARY KEY)"
 
 
 class JournalRefused(Exception):
@@ -70,7 +75,10 @@ class JournalRefused(Exception):
 
 
 class JournalFile:
-    """A database that its owner speaks SQL to. Use as a context manager; leaving commits."""
+    """A database that its owner speaks SQL to. Use as a context manager; leaving commits.
+
+    It may be used in any thread, in one at a time.
+    """
 
     def __init__(self, path: Path, *, trusted: bool = True) -> None:
         """Open the journal, making it if it is not there; one that is not to be `trusted` may be of a run that the machine went down in.
@@ -96,6 +104,8 @@ class JournalFile:
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = OFF")
+        execute("PRAGMA temp_store = MEMORY")
+        execute(_FOUND)
         if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             self._make()
         self._check(trusted=trusted)
@@ -120,19 +130,23 @@ class JournalFile:
             self._changed = False
 
     def begins(self) -> None:
-        """Note that a run writes under this boot of the machine."""
-        self._write("INSERT OR REPLACE INTO about VALUES ('unsynchronised', ?)", (_boot(),))
-        self.commit()
+        """Note on the disk, before anything else is written, that a run writes under this boot of the machine; best in a thread."""
+        self._write_to_disk("INSERT OR REPLACE INTO about VALUES ('unsynchronised', ?)", (_boot(),))
 
     def was_synchronised(self) -> None:
-        """Note that everything of this run is on the disk."""
-        self._write("DELETE FROM about WHERE name = 'unsynchronised'")
+        """Note, on the disk too, that everything of this run is there."""
+        self._write_to_disk("DELETE FROM about WHERE name = 'unsynchronised'")
 
     # -- SQL
 
     def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """Carry out a statement of the plan; returns how many rows it changed."""
         return self._write(statement, parameters).rowcount
+
+    def number(self, query: str, parameters: Sequence[Any] = ()) -> int:
+        """Return what a query with one number for an answer, as `SELECT count(*)`, finds."""
+        (found,) = self._read_one(query, parameters) or (0,)
+        return int(found)
 
     # -- within
 
@@ -146,6 +160,18 @@ class JournalFile:
             return self._database.execute(statement, tuple(parameters))
         except sqlite3.DatabaseError as error:
             raise self._fail(error) from None
+
+    def _write_to_disk(self, statement: str, parameters: Iterable[Any] = ()) -> None:
+        """Carry out a statement; what it did, and all that was told before, is on the disk when this returns."""
+        self.commit()
+        with self._told():
+            self._database.execute("PRAGMA synchronous = FULL")
+        self._write(statement, parameters)
+        self.commit()
+        with self._told():
+            # Into the file itself: of the log beside it, which is written over and over, nobody knows what is left.
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._database.execute("PRAGMA synchronous = OFF")
 
     def _read(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
         with self._told():

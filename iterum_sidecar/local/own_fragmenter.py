@@ -80,11 +80,13 @@ async def run_own_fragmenter(
 
     `volume` is an empty folder for its sockets, `start` starts it; it is given the variables that its container would
     have in a pod, to be laid over whatever else a process needs. `config` is its ITERUM_CONFIG, a JSON object. Once it
-    has connected it may take any time for its groups. It has ended when this returns or raises.
+    has connected it may take any time for its groups, as long as it keeps a connection for them. It has ended when this
+    returns or raises.
 
     Raises:
         FragmenterFailed: it did not connect in `connect_seconds`, sent what cannot be read or is no group of these files,
-            ended before its kill message or with another exit code than 0, or did not end `end_seconds` after it.
+            ended before its kill message or with another exit code than 0, or neither ended nor came back in
+            `end_seconds` after that message or after closing its last connection for groups.
         VolumeUnusable: its sockets cannot be made in `volume`.
         Exception: whatever `start` or `Child.wait` raise.
     """
@@ -295,6 +297,8 @@ class _Conversation:
         for output in list(self._outputs):
             while output in self._outputs and self._failure is None and self._read(output):
                 pass
+            # What it has started may hold the connection, and end nothing by that.
+            self._cut |= output.frames.buffered > 0
 
     def _read(self, output: _Output) -> bool:
         """Take a piece of what has arrived, if there is any; one that has closed is dropped."""
@@ -338,7 +342,7 @@ class _Conversation:
     # -- its end
 
     def _look_whether_over(self) -> None:
-        if self._killed and all(output.killed for output in self._outputs):
+        if all(output.killed for output in self._outputs):
             self._over.set()
 
     async def _keep_time(self, connect: float, end: float) -> None:
@@ -356,11 +360,12 @@ class _Conversation:
             over = self._over
             await over.wait()
             await trio.sleep(end)
+        if self._killed:
+            what, remedy = "it had said that it was done", "it must exit then, with 0"
+        else:
+            what, remedy = "closing its connection to FRAGMENTER_OUTPUT", _DONE_HINT
         self._fail(
-            FragmenterFailed(
-                f"the fragmenter did not end in {end:g} s after it had said that it was done;"
-                " it must exit then, with 0"
-            )
+            FragmenterFailed(f"the fragmenter did not end in {end:g} s after {what}; {remedy}")
         )
 
     def _fail(self, failure: Exception) -> None:

@@ -2,7 +2,7 @@
 
 A fragment is *of this run* when it is a first fragment of the present input, or was made, by a step as it is now, of
 fragments that are of this run. IDs are derived from what a fragment was made of, so a changed file or step has other IDs behind it, and
-what depends on it is found missing; nothing else is.
+what depends on it is found missing; nothing else is. What is found to be of this run is in the table `found` (`journal_file.py`).
 
 A result of several predecessors depends on more than those: a contact sheet of all pictures is another one when a picture is
 added. So it holds only as long as everything before its step is the same (`fingerprints.ancestry`), and is made again, of all
@@ -15,16 +15,17 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iterum_sidecar.local.fingerprints import ancestry, fingerprint
+from iterum_sidecar.local.fingerprints import ancestry
 from iterum_sidecar.local.journal import JournalState, StepRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from iterum_sidecar.local.journal import Journal
+    from iterum_sidecar.local.journal import Delivered, Journal
     from iterum_sidecar.pipeline.model import Pipeline, Step
 
-__all__ = ["COMBINED", "Plan", "PlannedStep", "forget_marks", "make_plan"]
+__all__ = ["COMBINED", "Plan", "PlannedStep", "make_plan"]
 
 #: Who finishes the fragments of the combiner's channel.
 COMBINED = "combiner"
@@ -53,9 +54,9 @@ class Plan:
 
     steps: tuple[PlannedStep, ...]
     to_deliver: int
-    delivered_before: int
-    vanished: int
-    """Results that were delivered and are no longer in the output folder; they are delivered again."""
+    """Fragments that wait for the combiner already."""
+    results_before: int
+    """Files of this run that are in the output folder already."""
 
     @property
     def is_empty(self) -> bool:
@@ -63,36 +64,36 @@ class Plan:
         return not self.to_deliver and not any(step.must_run for step in self.steps)
 
 
-def forget_marks(journal: Journal) -> None:
-    """Begin a plan: no fragment is of this run until it is found to be."""
-    journal.change("UPDATE fragment SET live = 0")
-
-
 def make_plan(
-    journal: Journal, pipeline: Pipeline, directory: Path, output: Path, first_fragments: str
+    journal: Journal,
+    pipeline: Pipeline,
+    prints: Mapping[str, str],
+    output: Path,
+    first_fragments: str,
 ) -> Plan:
-    """Mark what is of this run, and return what is to be done.
+    """Mark what is of this run, and return what is to be done. It takes some seconds for a million fragments, best in a thread.
 
-    The first fragments have been told to the journal before; `first_fragments` is a digest of the set of their IDs.
+    The first fragments have been told to the journal before, since it was opened; `first_fragments` is a digest of the set of their
+    IDs. `prints` are the fingerprints of the steps, by their names.
+
+    Raises:
+        JournalRefused, VolumeUnusable: the journal cannot be read, or not be written.
     """
     planned: dict[str, PlannedStep] = {}
     for step in pipeline.in_order:
         upstream = _all_upstream(pipeline, step)
-        own = fingerprint(pipeline, step, directory)
-        others = [planned[name].fingerprint for name in upstream]
+        own = prints[step.name]
+        others = [prints[name] for name in upstream]
         more_comes = any(planned[name].must_run for name in upstream)
         planned[step.name] = _plan_step(
             journal, step, own, ancestry(own, others, first_fragments), more_comes=more_comes
         )
+    journal.change("UPDATE fragment SET live = NOT live WHERE live <> (key IN found)")
     channel = journal.combined = pipeline.combiner.input_channel
     _void(journal, channel, COMBINED)
-    vanished = _look_at_deliveries(journal, output)
-    return Plan(
-        tuple(planned.values()),
-        journal.count(channel, JournalState.WAITING),
-        journal.count(channel, JournalState.FINISHED),
-        vanished,
-    )
+    results_before = _look_at_deliveries(journal, output)
+    to_deliver = journal.count(channel, JournalState.WAITING)
+    return Plan(tuple(planned.values()), to_deliver, results_before)
 
 
 def _plan_step(
@@ -100,26 +101,34 @@ def _plan_step(
 ) -> PlannedStep:
     channel = step.input_channel
     _void(journal, channel, own)
-    record = journal.step(step.name)
+    record = journal.step(own)
     if record.ancestry != lineage:
         _void_gathered(journal, step, "gathered <> ?", lineage, gathers=record.gathers)
     _void_half_finished(journal, step, own)
-    waiting = journal.count(channel, JournalState.WAITING)
+    waiting = _count(journal, channel, JournalState.WAITING)
     if record.complete and (waiting or more_comes):
         _void_gathered(journal, step, "gathered = ?", lineage, gathers=record.gathers)
-        waiting = journal.count(channel, JournalState.WAITING)
+        waiting = _count(journal, channel, JournalState.WAITING)
     must_run = waiting > 0 or more_comes
     complete = record.complete and not must_run
-    journal.note_step(step.name, StepRecord(complete, record.gathers, lineage))
-    _mark_outputs(journal, step, own, lineage)
+    journal.note_step(own, StepRecord(complete, record.gathers, lineage))
+    _find_outputs(journal, step, own, lineage)
     return PlannedStep(
         step,
         own,
         lineage,
         waiting,
-        journal.count(channel, JournalState.FINISHED),
+        _count(journal, channel, JournalState.FINISHED),
         gathers=record.gathers,
         must_run=must_run,
+    )
+
+
+def _count(journal: Journal, channel: str, state: JournalState) -> int:
+    """Return how many fragments that were found a channel has in a state."""
+    return journal.number(
+        "SELECT count(*) FROM fragment WHERE channel = ? AND key IN found AND state = ?",
+        (channel, int(state)),
     )
 
 
@@ -145,7 +154,7 @@ def _void_gathered(
     )
     if gathers:
         journal.change(
-            "UPDATE fragment SET state = 0 WHERE channel = ? AND live AND state = 1"
+            "UPDATE fragment SET state = 0 WHERE channel = ? AND key IN found AND state = 1"
             " AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.predecessor = fragment.key)",
             (step.input_channel,),
         )
@@ -157,45 +166,61 @@ def _void_half_finished(journal: Journal, step: Step, own: str) -> None:
     It may be gathered otherwise the second time; and those that are in another result with one of these wait too.
     """
     while journal.change(
-        "UPDATE fragment SET state = 0 WHERE channel = ? AND live AND state = 1 AND key IN"
+        "UPDATE fragment SET state = 0 WHERE channel = ? AND key IN found AND state = 1 AND key IN"
         " (SELECT o.predecessor FROM origin o JOIN fragment f ON f.key = o.fragment"
         "  WHERE f.producer = ? AND f.made_by = ? AND f.gathered <> '' AND EXISTS"
         "  (SELECT 1 FROM origin o2 JOIN fragment p ON p.key = o2.predecessor"
-        "   WHERE o2.fragment = f.key AND NOT (p.live AND p.state = 1)))",
+        "   WHERE o2.fragment = f.key AND NOT (p.key IN found AND p.state = 1)))",
         (step.input_channel, step.name, own),
     ):
         pass
 
 
-def _mark_outputs(journal: Journal, step: Step, own: str, lineage: str) -> None:
-    """Mark what the step, as it is now, has made of fragments that are of this run."""
+def _find_outputs(journal: Journal, step: Step, own: str, lineage: str) -> None:
+    """Find what the step, as it is now, has made of fragments that are of this run."""
     journal.change(
-        "UPDATE fragment SET live = 1 WHERE producer = ? AND made_by = ? AND gathered IS NULL AND key IN"
-        " (SELECT o.fragment FROM origin o JOIN fragment p ON p.key = o.predecessor WHERE p.live AND p.channel = ?)",
+        "INSERT INTO found SELECT key FROM fragment WHERE producer = ? AND made_by = ? AND gathered IS NULL AND key IN"
+        " (SELECT o.fragment FROM origin o JOIN fragment p ON p.key = o.predecessor WHERE p.key IN found AND p.channel = ?)",
         (step.name, own, step.input_channel),
     )
     # A gathering that was cut off may be made otherwise the second time, so it must have been finished.
     journal.change(
-        "UPDATE fragment SET live = 1 WHERE producer = ? AND made_by = ? AND gathered = ?"
+        "INSERT INTO found SELECT key FROM fragment WHERE producer = ? AND made_by = ? AND gathered = ?"
         " AND EXISTS (SELECT 1 FROM origin o WHERE o.fragment = fragment.key) AND NOT EXISTS"
         " (SELECT 1 FROM origin o JOIN fragment p ON p.key = o.predecessor"
-        "  WHERE o.fragment = fragment.key AND NOT (p.live AND p.state = 1))",
-        (step.name, own, lineage),
+        "  WHERE o.fragment = fragment.key AND NOT (p.key IN found AND p.state = 1 AND p.channel = ?))",
+        (step.name, own, lineage, step.input_channel),
     )
-    # Its predecessors may be finished again in a later run, in other results: it does not come back by that.
+    _disown_gathered(journal, step)
+
+
+def _disown_gathered(journal: Journal, step: Step) -> None:
+    """See that a gathered result that was not found does not come back, and that all of its predecessors wait.
+
+    They may be finished again in a later run, in other results. And they may lie in another channel than the step reads now, to
+    which a later run comes back.
+    """
     journal.change(
-        "UPDATE fragment SET gathered = '' WHERE producer = ? AND gathered IS NOT NULL AND NOT live",
+        "UPDATE fragment SET state = 0 WHERE state = 1 AND key IN (SELECT p.key FROM fragment f"
+        " JOIN origin o ON o.fragment = f.key JOIN fragment p ON p.key = o.predecessor"
+        " WHERE f.producer = ? AND f.gathered <> '' AND f.key NOT IN found AND p.done_by = f.made_by)",
+        (step.name,),
+    )
+    journal.change(
+        "UPDATE fragment SET gathered = '' WHERE producer = ? AND gathered IS NOT NULL AND key NOT IN found",
         (step.name,),
     )
 
 
 def _look_at_deliveries(journal: Journal, output: Path) -> int:
-    """Let wait again what was delivered and is no longer there; returns how many files that are."""
-    gone = [
-        delivered
-        for delivered in journal.deliveries(live=True)
-        if not os.path.lexists(output / delivered.name)
-    ]
+    """Let wait again what was delivered and is no longer there; returns how many files are."""
+    there = 0
+    gone: list[Delivered] = []
+    for delivered in journal.deliveries(live=True):
+        if os.path.lexists(os.path.join(output, delivered.name)):
+            there += 1
+        else:
+            gone.append(delivered)
     for delivered in gone:
         journal.forget_delivery(delivered.name)
     journal.change(
@@ -205,7 +230,7 @@ def _look_at_deliveries(journal: Journal, output: Path) -> int:
     )
     for delivered in gone:
         journal.change("UPDATE fragment SET state = 0 WHERE id = ?", (delivered.fragment_id,))
-    return len(gone)
+    return there
 
 
 def _all_upstream(pipeline: Pipeline, step: Step) -> list[str]:

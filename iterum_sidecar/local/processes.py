@@ -1,9 +1,7 @@
 """Child processes of a local run, which cannot outlive it, and the end of what they have written.
 
     async with open_children() as children:
-        child = await children.start(
-            ["python", "step.py"], environment={...}, directory="/steps", log="/results/logs/step-1.log"
-        )
+        child = await children.start(["python", "step.py"], environment={...}, directory="/steps", log="step.log")
         code = await child.wait()
 
 The run is not their parent: `subreaper.py` is, a small program that is started once and ends them when the run ends,
@@ -14,18 +12,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
+from iterum_sidecar.exit_codes import ExitCode, SidecarError
 from iterum_sidecar.framing import FrameReader, encode_frame
+from iterum_sidecar.local import subreaper
 from iterum_sidecar.unix_sockets import Peer
 
 if TYPE_CHECKING:
@@ -34,24 +32,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Child",
     "Children",
+    "ChildrenImpossible",
     "ChildrenLost",
     "CommandFailed",
+    "check_system",
     "how_it_ended",
-    "last_lines",
     "open_children",
 ]
 
-_PROGRAM = Path(__file__).with_name("subreaper.py")
-#: Seconds that the end of all children may take: 2 for SIGTERM, 2 for those that not even SIGKILL ends, and some in
-#: reserve for a machine that is busy.
+#: Seconds that the end of all children may take: 2 after SIGTERM, 2 after SIGKILL, and a reserve for a busy machine.
 _END_SECONDS = 15.0
 #: Seconds that the subreaper has to end when it did not by itself and has been killed.
 _KILL_SECONDS = 1.0
-
-_LINE_END = re.compile(r"\r\n|\n|\r")
-#: What a terminal would obey and not show: the C0 and C1 control characters except tab, the line and paragraph
-#: separators, and the marks that turn the direction of text.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class CommandFailed(Exception):
@@ -62,6 +54,12 @@ class CommandFailed(Exception):
     """
 
 
+class ChildrenImpossible(SidecarError):
+    """Nothing here can keep child processes from outliving the run; the message says what that takes."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
 class ChildrenLost(Exception):
     """The children have been killed, because the process that they were children of has died."""
 
@@ -69,9 +67,10 @@ class ChildrenLost(Exception):
 class Child:
     """A process that has been started; made by `Children.start`."""
 
-    def __init__(self, children: Children, pid: int) -> None:
+    def __init__(self, children: Children, number: int, pid: int) -> None:
         self.pid = pid
         """The process ID, which is also that of its process group and its session."""
+        self._number = number
         self._children = children
         self._ended = trio.Event()
         self._code: int | None = None
@@ -92,7 +91,7 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal to the process and its group. Nothing happens if it has exited."""
         if not self._ended.is_set():
-            self._children._send(b"signal", b"%d" % self.pid, b"%d" % int(number))
+            self._children._send(b"signal", b"%d" % self._number, b"%d" % int(number))
 
     def kill(self) -> None:
         """Kill the process and its group. Nothing happens if it has exited."""
@@ -110,6 +109,7 @@ class Children:
         self._peer = peer
         self._pid = pid
         self._numbers = itertools.count(1)
+        #: By the numbers of their requests.
         self._starts: dict[int, _Start] = {}
         self._running: dict[int, Child] = {}
         self._left = False
@@ -183,11 +183,6 @@ class Children:
                 self._take(*frame.decode("ascii").split(" "))
         self._lose()
 
-    def _close(self) -> None:
-        """Stop listening."""
-        self._lose()
-        self._listening.cancel("all children have ended")
-
     def _lose(self) -> None:
         """Wake whoever waits for what can no longer happen."""
         self._over.set()
@@ -204,8 +199,7 @@ class Children:
         if verb == "failed":
             start.fail(int(rest[0]), rest[1])
         else:
-            child = Child(self, int(rest[0]))
-            self._running[child.pid] = child
+            child = self._running[int(number)] = Child(self, int(number), int(rest[0]))
             start.succeed(child)
         start.answered.set()
 
@@ -286,10 +280,11 @@ async def open_children() -> AsyncIterator[Children]:
     which only processes reach that not even SIGKILL ends (they wait for a disk, say). If this process is killed
     instead, the same happens without it.
 
-    Error handling: raises an OSError when the subreaper cannot be started. When it is killed, all children are too;
-    who waits for a child or starts one gets a ChildrenLost, and the body of the context is not cancelled. What the body raises
-    comes out bare.
+    Error handling: raises a ChildrenImpossible where there is no Linux or no /proc, an OSError when the subreaper cannot
+    be started. When it is killed, all children are too; who waits for a child or starts one gets a ChildrenLost, and the
+    body of the context is not cancelled. What the body raises comes out bare.
     """
+    check_system()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     peer = Peer(ours)
     alone: BaseException | None = None
@@ -297,7 +292,7 @@ async def open_children() -> AsyncIterator[Children]:
         with theirs:
             # The session of its own keeps the terminal's Ctrl-C from it. Its standard error is ours, for a traceback.
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-I", "-S", str(_PROGRAM)],
+                [sys.executable, "-I", "-S", subreaper.__file__],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -315,7 +310,8 @@ async def open_children() -> AsyncIterator[Children]:
                     process.kill()
                     with trio.move_on_after(_KILL_SECONDS, shield=True):
                         await process.wait()
-                children._close()
+                children._lose()
+                children._listening.cancel("all children have ended")
     except BaseExceptionGroup as group:
         # The tasks raise nothing, so the nursery has wrapped what the body raised, and that alone.
         if len(group.exceptions) > 1:
@@ -333,6 +329,18 @@ async def open_children() -> AsyncIterator[Children]:
             del alone, context
 
 
+def check_system() -> None:
+    """Raise ChildrenImpossible where there is no Linux, or no /proc."""
+    if sys.platform != "linux":
+        raise ChildrenImpossible(
+            "local runs need Linux, where a run that is killed takes its steps with it; use a Linux machine, virtual or not"
+        )
+    if not subreaper.proc_is_ours():
+        raise ChildrenImpossible(
+            "a run finds what its steps leave behind by /proc, which shows nothing of it here; mount it: mount -t proc proc /proc"
+        )
+
+
 def how_it_ended(code: int) -> str:
     """Say how a process ended, by its exit code, or the negative number of the signal that ended it."""
     if code >= 0:
@@ -341,36 +349,3 @@ def how_it_ended(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
-
-
-def last_lines(
-    path: str | os.PathLike[str], count: int = 20, most_bytes: int = 64 * 1024
-) -> list[str]:
-    """Return the last `count` lines of a text file, of its last `most_bytes` only; none if there is no such file.
-
-    The lines are safe to print: bytes that are not UTF-8 are replaced by U+FFFD, and a control character other than
-    tab is shown as an escape such as `\\x1b`. A carriage return ends a line too, since progress bars write nothing else. A line
-    whose beginning is out of reach starts with `…`.
-
-    Raises OSError when the file cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most_bytes))
-            data = file.read(most_bytes)
-    except FileNotFoundError:
-        return []
-    lines = _LINE_END.split(data.decode("utf-8", "replace"))
-    if not lines[-1]:
-        lines.pop()
-    if size > most_bytes and lines:
-        lines[0] = "…" + lines[0].lstrip("\ufffd")
-        if len(lines) > 1:
-            del lines[0]
-    return [_CONTROL.sub(_escape, line) for line in lines[max(0, len(lines) - count) :]]
-
-
-def _escape(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

@@ -18,11 +18,13 @@ from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import SidecarError, VolumeUnusable
 from iterum_sidecar.local.broker import JournalBroker, SetAside
 from iterum_sidecar.local.combiner import Combiner
+from iterum_sidecar.local.containers import Containers
 from iterum_sidecar.local.failures import set_aside
 from iterum_sidecar.local.journal import StepRecord
 from iterum_sidecar.local.plan import COMBINED
 from iterum_sidecar.local.progress import RunProgress, State, StepProgress
 from iterum_sidecar.local.step_run import StepInstance, Surroundings
+from iterum_sidecar.local.wording import WARNINGS, in_words_of_a_pipeline
 from iterum_sidecar.pipeline.model import queue_name
 from iterum_sidecar.telemetry.logs import get_log, tell_warnings
 
@@ -122,6 +124,7 @@ class Run:
         """Why the run could not go on, if it could not."""
         self._steps_over = trio.Event()
         self._scope = trio.CancelScope()
+        self._preparing = trio.CancelScope()
         queues = {queue_name(pipeline_hash, channel): channel for channel in pipeline.channels}
         self._broker = JournalBroker(journal, queues)
         self._to_failures, self._failures = trio.open_memory_channel[
@@ -139,6 +142,11 @@ class Run:
                 SetAside(COMBINED, description, reason), None
             ),
         )
+        self._containers = (
+            None
+            if containers is None
+            else Containers(containers, output.root, children, output.logs / "images.log", self.say)
+        )
         around = Surroundings(
             pipeline=pipeline,
             pipeline_hash=pipeline_hash,
@@ -149,7 +157,7 @@ class Run:
             broker=self._broker,
             store=store,
             children=children,
-            containers=containers,
+            containers=self._containers,
             say=self.say,
             set_aside=self._set_aside,
         )
@@ -176,6 +184,7 @@ class Run:
 
     def drain(self) -> None:
         """Finish what is in work, and take nothing new."""
+        self._preparing.cancel("told to stop before any step began")
         for step in self._steps.values():
             for instance in step.instances:
                 instance.drain()
@@ -195,7 +204,7 @@ class Run:
         Raises:
             JournalRefused: the journal cannot be written.
         """
-        with tell_warnings(self._display.say, but=TOLD_OTHERWISE):
+        with tell_warnings(self._display.say, but=TOLD_OTHERWISE, words=WARNINGS):
             await self._run()
 
     async def _run(self) -> None:
@@ -203,12 +212,21 @@ class Run:
             background.start_soon(self._commit_regularly)
             background.start_soon(self._display.run, self.progress)
             with self._ended_by_error(), self._scope:
+                with self._preparing:
+                    await self._prepare_images()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_failures)
                     with self._to_failures:
                         await self._run_steps_and_combiner()
             background.cancel_scope.cancel("the run is over")
         self._journal.commit()
+
+    async def _prepare_images(self) -> None:
+        if self._containers is not None:
+            steps = [state.planned.step for state in self._steps.values() if state.instances]
+            await self._containers.prepare(
+                {step.image for step in steps if step.image and not step.command}
+            )
 
     async def _run_steps_and_combiner(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -217,6 +235,11 @@ class Run:
                 for step in self._steps.values():
                     steps.start_soon(self._run_step, step)
             self._steps_over.set()
+
+    def in_work(self) -> dict[str, int]:
+        """Return how many fragments each instance has that has any."""
+        instances = [each for step in self._steps.values() for each in step.instances]
+        return {each.name: each.in_work for each in instances if each.in_work}
 
     def progress(self) -> RunProgress:
         """Return how far the run is."""
@@ -232,13 +255,16 @@ class Run:
     # -- steps
 
     def _make_step(self, planned: PlannedStep, around: Surroundings) -> _StepState:
-        upstream = [self._steps[name].over for name in self._pipeline.upstream_steps(planned.step)]
+        upstream = [self._steps[name] for name in self._pipeline.upstream_steps(planned.step)]
         count = planned.step.instance_count if planned.must_run else 0
+        if not any(state.instances for state in upstream):
+            # All that it will get is there already, and an instance more would get nothing.
+            count = min(count, planned.waiting)
         if count > 1:
             self._broker.share(queue_name(self._hash, planned.step.input_channel))
         return _StepState(
             planned,
-            _After(upstream),
+            _After([state.over for state in upstream]),
             [StepInstance(around, planned, number + 1) for number in range(count)],
             trio.Event(),
         )
@@ -259,14 +285,24 @@ class Run:
                     nursery.start_soon(run_instance, instance)
         if len(done) == len(step.instances) and all(done):
             self._note_complete(step)
+            self._tell_of_parts(step)
             step.state = "ended"
             step.over.set()
 
     def _note_complete(self, step: _StepState) -> None:
-        name = step.planned.step.name
+        made_by = step.planned.fingerprint
         says_gathers = any(instance.says_gathers for instance in step.instances)
-        gathers = says_gathers or self._journal.step(name).gathers
-        self._journal.note_step(name, StepRecord(True, gathers, step.planned.ancestry))
+        gathers = says_gathers or self._journal.step(made_by).gathers
+        self._journal.note_step(made_by, StepRecord(True, gathers, step.planned.ancestry))
+
+    def _tell_of_parts(self, step: _StepState) -> None:
+        """Say that several instances have gathered all that came to each: one result was meant, most likely."""
+        count = sum(instance.gathers_all for instance in step.instances)
+        if count > 1:
+            self.say(
+                f"{step.planned.step.name} gathers all that comes, and has {count} instances: each has gathered a part;"
+                ' set "instance_count": 1 for one result'
+            )
 
     @contextmanager
     def _ended_by_error(self, step: _StepState | None = None) -> Iterator[None]:
@@ -280,7 +316,7 @@ class Run:
                 step.state = "broken"
             if self.error is None:
                 self.error = error
-                self._display.say(str(error))
+                self._display.say(in_words_of_a_pipeline(str(error)))
             _log.error(str(error))
             self.drain()
 
@@ -337,7 +373,6 @@ class Run:
                 ) from None
             self.failures.append(failure)
             if len(self.failures) <= MOST_TOLD:
-                files = ", ".join(failure.files[:3])
-                self.say(f"{failure.step} failed on {files}: {failure.reason.splitlines()[0]}")
+                self.say(failure.in_one_line)
             elif len(self.failures) == MOST_TOLD + 1:
                 self._display.say("more fragments fail; the summary counts them")

@@ -12,19 +12,25 @@ import trio
 
 from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import (
-    BadConfiguration,
     ExitCode,
+    PrefetchTooSmall,
     SidecarError,
     TransformationNeverCame,
 )
 from iterum_sidecar.local.broker import SetAside, StepBroker
+from iterum_sidecar.local.containers import ANSWER_SECONDS, ContainersUnusable
 from iterum_sidecar.local.fingerprints import fingerprint, output_identity
-from iterum_sidecar.local.processes import ChildrenLost, CommandFailed, how_it_ended, last_lines
-from iterum_sidecar.local.volumes import INPUT_SOCKET, OUTPUT_SOCKET, volume_folder
+from iterum_sidecar.local.log_tail import with_last_lines
+from iterum_sidecar.local.processes import (
+    ChildrenLost,
+    CommandFailed,
+    how_it_ended,
+)
+from iterum_sidecar.local.step_settings import settings_of, variables_of
+from iterum_sidecar.local.volumes import volume_folder
+from iterum_sidecar.messages import MOST_GATHERED
 from iterum_sidecar.patience import Patience
 from iterum_sidecar.pipeline.commands import resolve_command
-from iterum_sidecar.pipeline.model import output_bucket, queue_name, step_name
-from iterum_sidecar.settings import Settings, read_settings
 from iterum_sidecar.sidecar import Sidecar
 from iterum_sidecar.telemetry.logs import get_log, in_step
 from iterum_sidecar.telemetry.tally import Tally
@@ -35,12 +41,13 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.brokers.port import Broker
     from iterum_sidecar.local.broker import JournalBroker
-    from iterum_sidecar.local.containers import ContainerTool
+    from iterum_sidecar.local.containers import Containers
     from iterum_sidecar.local.journal import Journal
     from iterum_sidecar.local.plan import PlannedStep
     from iterum_sidecar.local.processes import Child, Children
     from iterum_sidecar.local.store import LocalStore
     from iterum_sidecar.pipeline.model import Pipeline
+    from iterum_sidecar.settings import Settings
     from iterum_sidecar.upstream import Upstream
 
 __all__ = ["StepBroken", "StepInstance", "Surroundings"]
@@ -55,32 +62,26 @@ LONGEST_DELAY: Final = 2.0
 #: Seconds after which a death is judged: before the next start, so that no fragment is blamed for another's. Nobody stops a
 #: transformation here but the run itself.
 BLAME_AFTER: Final = 0.2
-#: Seconds that a transformation has to connect, on a machine where its program is there already.
-START_TIMEOUT: Final = "30"
-#: Seconds that one which died may be away: the delays above, and its start.
-RETURN_TIMEOUT: Final = "120"
-#: Whoever has pressed Ctrl-C once can press it again.
-DRAIN_SECONDS: Final = "86400"
+#: Seconds after which a step whose batches cannot be complete is ended. All instances begin at once here, so none comes later that
+#: could take what waits.
+STANDSTILL_AFTER: Final = 3.0
+#: Lines of its log that the end of a step is told with.
+LINES_SHOWN: Final = 15
 #: Seconds that a transformation has to end by itself after it has answered the kill message.
 END_SECONDS: Final = 10.0
-
-_LOG_LINES: Final = 10
-_CONFIG_FOLDER: Final = "config"
+#: Seconds that the removal of its container may take, which is several answers of a program that has a limit for each.
+REMOVAL_SECONDS: Final = 2 * ANSWER_SECONDS
 
 
 class StepBroken(SidecarError):
-    """A step cannot go on. `what` says in one line what happened; the message has the last lines of the step's log too."""
+    """A step cannot go on. `what` says in one line what happened; the message has the last lines of the step's log `since` an offset too."""
 
     exit_code = ExitCode.TRANSFORMATION_LOST
 
-    def __init__(self, what: str, log: Path | None = None) -> None:
-        lines = [] if log is None else last_lines(log, _LOG_LINES)
-        if lines:
-            super().__init__(
-                "\n".join([f"{what}; the last lines of {log}:", *(f"  {line}" for line in lines)])
-            )
-        else:
-            super().__init__(what if log is None else f"{what}; it has written nothing to {log}")
+    def __init__(self, what: str, log: Path | None = None, since: int = 0) -> None:
+        super().__init__(
+            what if log is None else with_last_lines(what, log, LINES_SHOWN, since=since)
+        )
         self.what = what
 
 
@@ -98,7 +99,7 @@ class Surroundings:
     broker: JournalBroker
     store: LocalStore
     children: Children
-    containers: ContainerTool | None
+    containers: Containers | None
     say: Callable[[str], None]
     set_aside: Callable[[SetAside, Path], None]
 
@@ -117,6 +118,8 @@ class StepInstance:
     _cut_short: bool = False
     """Whether it was drained before everything had come, so that what it gathers may be incomplete."""
     _aborted: bool = False
+    _log_began: int = 0
+    """Where in the log the program that lives now, or lived last, began to write."""
 
     @property
     def name(self) -> str:
@@ -127,6 +130,16 @@ class StepInstance:
     def says_gathers(self) -> bool:
         """Whether the transformation has said that it gathers."""
         return self._sidecar is not None and self._sidecar.gathered > 1
+
+    @property
+    def gathers_all(self) -> bool:
+        """Whether the transformation has said that it gathers all that comes."""
+        return self._sidecar is not None and self._sidecar.gathered == MOST_GATHERED
+
+    @property
+    def in_work(self) -> int:
+        """How many fragments the transformation has and has not finished."""
+        return 0 if self._sidecar is None else self._sidecar.fragments_out
 
     @property
     def log(self) -> Path:
@@ -151,15 +164,19 @@ class StepInstance:
         """Work until the step is done, and return True; False if it was drained or aborted before.
 
         Raises:
-            StepBroken: the transformation never connected, or keeps dying.
+            StepBroken: the transformation never connected, keeps dying, or gathers more than its prefetch count.
             SidecarError: any other end of the sidecar.
         """
         if self._draining:
             return False
         with in_step(self.name), ExitStack() as stack:
             volume = stack.enter_context(volume_folder(self.around.volumes / self.name))
-            environment = self._contract(volume)
-            settings = self._settings(environment)
+            environment = variables_of(
+                self.around.pipeline, self.planned.step, self.around.pipeline_hash, volume
+            )
+            settings = settings_of(
+                self.around.pipeline, self.planned.step, self.around.pipeline_hash, environment
+            )
             self._sidecar = sidecar = self._make_sidecar(settings, upstream)
             failure: BaseException | None = None
             try:
@@ -168,49 +185,29 @@ class StepInstance:
                     await sidecar.run()
             except* TransformationNeverCame as group:
                 (never_came, *_) = leaves_of(group, TransformationNeverCame)
-                failure = StepBroken(f"{self.name}: {never_came}", self.log)
+                failure = self._broken(f": {never_came}")
+            except* PrefetchTooSmall as group:
+                failure = self._stands_still(leaves_of(group, PrefetchTooSmall)[0])
             if failure is not None:
                 raise failure
         return not self._draining
 
+    def _broken(self, how: str) -> StepBroken:
+        """Return the end of this instance, with what the program that lived last has written."""
+        return StepBroken(f"{self.name}{how}", self.log, self._log_began)
+
+    def _stands_still(self, error: PrefetchTooSmall) -> StepBroken:
+        name = self.planned.step.name
+        if self.gathers_all:
+            return StepBroken(
+                f"step {name} gathers all that comes, which is more than its prefetch_count of {error.window}: leave that out"
+            )
+        return StepBroken(
+            f"step {name} gathers {error.gathered:,} fragments at once, but its prefetch_count is {error.window}:"
+            f" raise it to {error.gathered} or more, or leave it out"
+        )
+
     # -- the sidecar
-
-    def _contract(self, volume: str) -> dict[str, str]:
-        """Return the variables that both the sidecar and the transformation are given (contract, section 1)."""
-        around, step = self.around, self.planned.step
-        return {
-            "DATA_VOLUME_PATH": volume,
-            "TRANSFORMATION_STEP_INPUT": INPUT_SOCKET,
-            "TRANSFORMATION_STEP_OUTPUT": OUTPUT_SOCKET,
-            "ITERUM_NAME": step_name(around.pipeline_hash, step.name),
-            "PIPELINE_HASH": around.pipeline_hash,
-            "ITERUM_CONFIG": around.pipeline.iterum_config(step, around.pipeline_hash),
-            "ITERUM_CONFIG_PATH": _CONFIG_FOLDER,
-        }
-
-    def _settings(self, contract: dict[str, str]) -> Settings:
-        around, step = self.around, self.planned.step
-        environment = {
-            **contract,
-            "MQ_BROKER_URL": "amqp://local",
-            "MQ_INPUT_QUEUE": queue_name(around.pipeline_hash, step.input_channel),
-            "MQ_OUTPUT_QUEUE": queue_name(around.pipeline_hash, step.output_channel),
-            "MQ_PREFETCH_COUNT": str(step.prefetch_count or 0),
-            "MINIO_URL": "local:9000",
-            "MINIO_ACCESS_KEY": "local",
-            "MINIO_SECRET_KEY": "local",
-            "MINIO_OUTPUT_BUCKET": output_bucket(around.pipeline_hash, step.name),
-            "SIDECAR_LINEAGE": "off",
-            "SIDECAR_DRAIN_SECONDS": DRAIN_SECONDS,
-            "SIDECAR_TRANSFORMATION_START_TIMEOUT": START_TIMEOUT,
-            "SIDECAR_TRANSFORMATION_RETURN_TIMEOUT": RETURN_TIMEOUT,
-        }
-        try:
-            return read_settings(environment)
-        except BadConfiguration as error:
-            raise BadConfiguration(
-                [f"{step.name}: {problem}" for problem in error.problems]
-            ) from None
 
     def _make_sidecar(self, settings: Settings, upstream: Upstream) -> Sidecar:
         around, planned = self.around, self.planned
@@ -237,6 +234,7 @@ class StepInstance:
             identity=output_identity(around.pipeline_hash, planned.step, planned.fingerprint),
             pause_on_dead_letters=False,
             blame_after=BLAME_AFTER,
+            standstill_after=STANDSTILL_AFTER,
         )
 
     def _is_premature(self, predecessors: int) -> bool:
@@ -251,14 +249,13 @@ class StepInstance:
         """Start the transformation, and again whenever it dies, until the sidecar has told it to end and it has."""
         deaths = 0
         while True:
+            await self._see_that_it_is_the_same()
             left_before = self._left()
-            child = await self._start(volume, contract)
-            code = await self._wait(child, sidecar)
+            code = await self._live_once(sidecar, volume, contract)
             if sidecar.has_said_kill:
                 if code != 0 and sidecar.fragments_out and not self._aborted:
-                    raise StepBroken(
-                        f"{self.name} {how_it_ended(code)} with its last {sidecar.fragments_out} fragments unfinished",
-                        self.log,
+                    raise self._broken(
+                        f" {how_it_ended(code)} with its last {sidecar.fragments_out} fragments unfinished"
                     )
                 if code != 0:
                     self.around.say(
@@ -270,22 +267,48 @@ class StepInstance:
             deaths = 1 if self._left() > left_before else deaths + 1
             if deaths >= MOST_DEATHS:
                 hint = "" if code or self._left() else " (does its program end with `.run()`?)"
-                raise StepBroken(
-                    f"{self.name} {how_it_ended(code)}, {deaths} times in a row{hint}", self.log
-                )
-            self._see_that_it_is_the_same()
+                raise self._broken(f" {how_it_ended(code)}, {deaths} times in a row{hint}")
             self.restarts += 1
             self.around.say(f"{self.name} {how_it_ended(code)}; it is started again")
             with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):
                 await sidecar.over.wait()
                 return
 
-    def _see_that_it_is_the_same(self) -> None:
+    async def _live_once(self, sidecar: Sidecar, volume: str, contract: dict[str, str]) -> int:
+        """Start the transformation, and return its exit code when nothing of it is left."""
+        try:
+            child = await self._start(volume, contract)
+            return await self._wait(child, sidecar)
+        finally:
+            with trio.move_on_after(REMOVAL_SECONDS, shield=True):
+                await self._remove_container()
+
+    async def _remove_container(self) -> None:
+        """See that no container goes on without whoever ran it: it would hold the volume, and its name."""
+        if self._containers is not None:
+            try:
+                await self._containers.remove(self.name)
+            except ContainersUnusable as error:
+                _log.warning("a container may be left", reason=str(error))
+
+    @property
+    def _containers(self) -> Containers | None:
+        """What runs the step's image; None if it has a command, which comes first, or there is nothing that could."""
+        return None if self.planned.step.command else self.around.containers
+
+    async def _see_that_it_is_the_same(self) -> None:
         """Refuse to start anything else than what the run began with: its results would be taken for those of that."""
-        around, step = self.around, self.planned.step
-        if fingerprint(around.pipeline, step, around.directory) != self.planned.fingerprint:
+        around = self.around
+        now = await trio.to_thread.run_sync(
+            fingerprint,
+            around.pipeline,
+            self.planned.step,
+            around.directory,
+            abandon_on_cancel=True,
+        )
+        if now != self.planned.fingerprint:
             raise StepBroken(
-                f"{self.name} has died, and its files have changed since the run began; run again"
+                f"{self.name} is not started: its files have changed since the run began; run again"
             )
 
     def _left(self) -> int:
@@ -299,15 +322,17 @@ class StepInstance:
 
     async def _start(self, volume: str, contract: dict[str, str]) -> Child:
         around, step = self.around, self.planned.step
-        environment = {**os.environ, **contract, "PYTHONUNBUFFERED": "1"}
+        variables = {**contract, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **variables}
         if step.command:
             command = resolve_command(step.command, around.directory)
-        elif around.containers is not None and step.image:
-            command = around.containers.command(step.image, self.name, volume, contract)
+        elif self._containers is not None and step.image:
+            command = self._containers.command(step.image, self.name, volume, variables)
         else:
             raise StepBroken(
                 f"{step.name} has no command, and there is nothing to run its image with"
             )
+        self._log_began = self.log.stat().st_size if self.log.exists() else 0
         try:
             return await around.children.start(
                 command, environment=environment, directory=around.directory, log=self.log

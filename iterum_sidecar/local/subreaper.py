@@ -7,8 +7,11 @@ answers is words with a space between them:
 
     start REQUEST DIRECTORY LOG COUNT WORD... NAME=VALUE...    ->  started REQUEST PID
                                                                    failed REQUEST ERRNO log|directory|command
-                                                                   exited PID CODE        (-9: by signal 9)
-    signal PID NUMBER                                              (to the group of PID, if it still runs)
+                                                                   exited REQUEST CODE    (-9: by signal 9)
+    signal REQUEST NUMBER                                          (to the program's group, if it still runs)
+
+A program goes by the number of its request, which is given once: a process ID may be another's soon after its exit,
+and a signal that was sent before the exit was read would reach that.
 
 The end of the line, for whatever reason, is the end of all programs: SIGTERM to their groups, 2 s of patience, then
 SIGKILL to everything that descends from them. Nothing that the run does or leaves undone can block this.
@@ -16,7 +19,8 @@ SIGKILL to everything that descends from them. Nothing that the run does or leav
 Each program has a session of its own, standard input from /dev/null, both outputs in its log, every signal at its
 default, and no other file open. When it has exited, what is left of its session is killed before its exit is told: a
 forgotten background process would hold the step's volume. One that has made a session of its own (a daemon) is found
-at the end of the run only.
+at the end of the run only, and only by /proc, without which no run begins. One that hides what is other users'
+(hidepid) serves as well, but for daemons that forbid tracing: it hides those from their own user too.
 
 There are two processes, so that not even SIGKILL lets a program escape. The worker does what is said above. The
 keeper, its parent, does nothing but wait: if the worker is killed, all that descended from it becomes the keeper's,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn
 
+PROC = "/proc"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -71,18 +76,26 @@ def send(process: int, number: int, *, group: bool = False) -> bool:
     return True
 
 
+def proc_is_ours() -> bool:
+    """Say whether /proc is there and shows this PID namespace; the numbers of another mean other processes."""
+    try:
+        return os.readlink(f"{PROC}/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
 def processes() -> Iterator[tuple[int, bytes, int, int, int]]:
     """Yield ID, state, parent, group and session of every process that /proc shows, the newest first as a rule.
 
-    Some processes live so short that they are gone when others have been looked at before them. A /proc that belongs to another PID namespace shows nothing: its numbers mean other processes than ours.
+    Some processes live so short that they are gone when others have been looked at before them. None if /proc is not ours.
     """
     try:
-        names = os.listdir("/proc") if os.readlink("/proc/self") == str(os.getpid()) else []
+        names = os.listdir(PROC) if proc_is_ours() else []
     except OSError:
         names = []
     for process in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
         try:
-            file = os.open(f"/proc/{process}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(f"{PROC}/{process}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
@@ -181,14 +194,15 @@ def become(fields: list[bytes], report: int, parent: int) -> NoReturn:
 
 
 class Worker:
-    """The process that is the parent of all programs; `keeper` is a process file descriptor of its own parent."""
+    """The process that is the parent of all programs; `keeper` is a pipe that ends when its own parent does."""
 
     def __init__(self, keeper: int) -> None:
-        self.children: set[int] = set()
-        #: Programs that are not known to run yet, by the pipe that says so: the process, and the request for it.
-        self.starting: dict[int, tuple[int, bytes]] = {}
-        #: Processes that could not become a program; their exit is no one's business.
-        self.failed: set[int] = set()
+        #: The process of each request.
+        self.children: dict[bytes, int] = {}
+        #: The requests whose programs are not known to run yet, by the pipe that says so.
+        self.starting: dict[int, bytes] = {}
+        #: The requests whose process could not become a program; its exit is no one's business.
+        self.failed: set[bytes] = set()
         self.line_ended = False
         #: Whether the run must not take what happens now for what its programs did: the keeper has been killed.
         self.silent = False
@@ -213,8 +227,8 @@ class Worker:
         self.poll.unregister(LINE)
         self.poll.unregister(self.keeper)
         # What is no program yet has nothing to clean up, and may still ignore SIGTERM as this process does.
-        for process, _ in self.starting.values():
-            send(process, signal.SIGKILL)
+        for request in self.starting.values():
+            send(self.children[request], signal.SIGKILL)
         self.signal_all(signal.SIGTERM)
         # One that is stopped would not notice.
         self.signal_all(signal.SIGCONT)
@@ -234,7 +248,7 @@ class Worker:
 
     def signal_all(self, number: int) -> None:
         """Send a signal to the groups of all programs."""
-        for process in self.children:
+        for process in self.children.values():
             # One that was forked a moment ago may have no group of its own yet.
             if not send(process, number, group=True):
                 send(process, number)
@@ -274,8 +288,8 @@ class Worker:
             del self.inbox[:end]
             if verb == b"start":
                 self.start(fields)
-            elif (process := int(fields[0])) in self.children:
-                send(process, int(fields[1]), group=True)
+            elif fields[0] in self.children:
+                send(self.children[fields[0]], int(fields[1]), group=True)
 
     def tell(self, answer: bytes) -> None:
         """Put a frame for the run into the outbox: it may read when it likes, or never."""
@@ -313,8 +327,8 @@ class Worker:
         else:
             if process == 0:
                 become(fields[1:], report, parent)
-            self.children.add(process)
-            self.starting[said] = (process, request)
+            self.children[request] = process
+            self.starting[said] = request
             self.poll.register(said, select.POLLIN)
         finally:
             os.close(report)
@@ -325,33 +339,39 @@ class Worker:
 
     def see_start(self, said: int) -> None:
         """Tell that a process has become a program, which closes its pipe, or why it could not."""
-        process, request = self.starting.pop(said)
+        request = self.starting.pop(said)
         reason = os.read(said, READ_SIZE)
         self.poll.unregister(said)
         os.close(said)
         if reason:
-            self.failed.add(process)
+            self.failed.add(request)
             self.tell(b"failed %s %s" % (request, reason))
         else:
-            self.tell(b"started %s %d" % (request, process))
+            self.tell(b"started %s %d" % (request, self.children[request]))
 
     def reap(self) -> None:
         """Reap what has exited, and tell of each program of which nothing is left."""
-        unknown = {process for process, _ in self.starting.values()}
-        ended = {process for process in self.children - unknown if has_exited(process)}
-        alive = kill_sessions(ended) if ended else ended
+        unknown = set(self.starting.values())
+        ended = {
+            request: process
+            for request, process in self.children.items()
+            if request not in unknown and has_exited(process)
+        }
+        alive = kill_sessions(set(ended.values())) if ended else set()
         self.lingering = bool(alive)
-        for process in ended - alive:
+        for request, process in ended.items():
+            if process in alive:
+                continue
             _, status = os.waitpid(process, 0)
-            self.children.remove(process)
-            if process in self.failed:
-                self.failed.remove(process)
+            del self.children[request]
+            if request in self.failed:
+                self.failed.remove(request)
             else:
-                self.tell(b"exited %d %d" % (process, os.waitstatus_to_exitcode(status)))
+                self.tell(b"exited %s %d" % (request, os.waitstatus_to_exitcode(status)))
         try:
             # Orphans: up to the first program that has exited meanwhile, which is for the next turn.
             while orphan := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if orphan.si_pid in self.children:
+                if orphan.si_pid in self.children.values():
                     break
                 os.waitpid(orphan.si_pid, 0)
         except ChildProcessError:
@@ -363,10 +383,12 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     os.set_blocking(LINE, False)
-    keeper = os.pidfd_open(os.getpid())
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # No process file descriptor: kernels before 5.3 have none, and PyPy.
+    keeper, held = os.pipe()
     worker = os.fork()
     if worker == 0:
+        os.close(held)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         Worker(keeper).run()
     else:

@@ -25,12 +25,13 @@ _WIDEST = 110
 
 
 class StepSummary(NamedTuple):
-    """What became of the fragments of one step."""
+    """What became of the fragments of one step, and how many it has made of them, those of earlier runs among these."""
 
     name: str
     done: int
     done_before: int
     failed: int
+    made: int
 
 
 class Failure(NamedTuple):
@@ -41,12 +42,20 @@ class Failure(NamedTuple):
     reason: str
     place: str
 
+    @property
+    def in_one_line(self) -> str:
+        """What is told of it at once: the step, some of its files, and the first line of the reason."""
+        first, *_ = self.reason.splitlines() or [""]
+        return f"{self.step} failed on {_few(self.files, 3)}: {printable(first)}"
+
 
 class Renamed(NamedTuple):
-    """A result whose name was taken by another one, and the name that it was given."""
+    """A result whose name was taken, and the name that it was given; `files` are inputs that it came of, some of them at least."""
 
     wanted: str
     given: str
+    files: Sequence[str]
+    taken_by: str
 
 
 class Places(NamedTuple):
@@ -74,9 +83,9 @@ class Summary:
     failures: list[Failure] = field(default_factory=list)
     renamed: list[Renamed] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
-    """Results of inputs that are gone; still there."""
+    """Results that this run would not make: what they came of is gone, or a step is another one; still there."""
     pruned: list[str] = field(default_factory=list)
-    """Results of inputs that are gone; removed by this run."""
+    """The same, removed by this run."""
     state_bytes: int = 0
     """What is kept to resume from."""
     how_to_go_on: str | None = None
@@ -103,9 +112,10 @@ def text(summary: Summary, width: int = 80) -> str:
     blocks = [
         _filled(_headline(summary), width),
         _steps(summary),
+        _barren(summary, width),
         _failures(summary, width),
         _renamed(summary, width),
-        _gone(summary, width),
+        _out_of_date(summary, width),
         _places(summary),
         _filled(summary.how_to_go_on or "", width),
     ]
@@ -155,6 +165,20 @@ def _step(step: StepSummary) -> str:
     return ", ".join(parts)
 
 
+def _barren(summary: Summary, width: int) -> str:
+    """Ask of each step that made nothing at all whether that was meant: a result that was not given back is lost silently."""
+    if summary.outcome in {"interrupted", "failed"}:
+        return ""
+    lines = []
+    for step in summary.steps:
+        done = step.done + step.done_before
+        if done and not step.made and not step.failed:
+            asked = "does its function create, return or yield its results?"
+            told = f"{step.name} made nothing of {count(done, 'fragment')}: {asked}"
+            lines.append(_filled(told, width, hang="  "))
+    return "\n".join(lines)
+
+
 def _failures(summary: Summary, width: int) -> str:
     if not summary.failures:
         return ""
@@ -176,26 +200,24 @@ def _renamed(summary: Summary, width: int) -> str:
     number = len(summary.renamed)
     what = "1 result has" if number == 1 else f"{number} results have"
     lines = [_filled(f"{what} another name, since the wanted one was taken:", width)]
-    lines += [
-        f"  {printable(each.wanted)} -> {printable(each.given)}"
-        for each in summary.renamed[:MOST_LISTED]
-    ]
+    for each in summary.renamed[:MOST_LISTED]:
+        told = f"{each.wanted} of {_few(each.files, 3)} -> {each.given} (taken by {each.taken_by})"
+        lines.append(_filled(told, width, "  ", "  "))
     return "\n".join(lines + _more(number, "  "))
 
 
-def _gone(summary: Summary, width: int) -> str:
+def _out_of_date(summary: Summary, width: int) -> str:
     lines = []
     if number := len(summary.stale):
-        what = "1 result is of an input" if number == 1 else f"{number} results are of inputs"
-        gone = "is" if number == 1 else "are"
-        kept = "kept; --prune removes it" if number == 1 else "kept; --prune removes them"
-        lines.append(
-            _filled(f"{what} that {gone} gone ({kept}): {_few(summary.stale)}", width, hang="  ")
-        )
+        what = "1 result is" if number == 1 else f"{number} results are"
+        them = "it" if number == 1 else "them"
+        told = f"{what} out of date: this run would not make {them} (kept; --prune removes {them})"
+        lines.append(_filled(f"{told}: {_few(summary.stale)}", width, hang="  "))
     if number := len(summary.pruned):
-        what = "1 result of an input" if number == 1 else f"{number} results of inputs"
-        was = "is gone was removed" if number == 1 else "are gone were removed"
-        lines.append(_filled(f"{what} that {was}: {_few(summary.pruned)}", width, hang="  "))
+        what = "1 result that was" if number == 1 else f"{number} results that were"
+        was = "was" if number == 1 else "were"
+        told = f"{what} out of date {was} removed: {_few(summary.pruned)}"
+        lines.append(_filled(told, width, hang="  "))
     return "\n".join(lines)
 
 

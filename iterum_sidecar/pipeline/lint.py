@@ -1,7 +1,7 @@
 """Everything that is wrong with a pipeline that could be read, each with its place and its remedy.
 
-`lint` finds what is wrong for any use: what it is made of (here), how its parts hang together (`lint_channels.py`). `lint_for_local`
-finds what a run on this machine lacks beside that.
+`lint` finds what is wrong for any use: what it is made of (here), how its parts hang together (`lint_channels.py`), and how they are
+configured (`lint_config.py`). `lint_for_local` finds what a run on this machine lacks beside that.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iterum_sidecar.pipeline.commands import is_our_python, missing_scripts, program_file
 from iterum_sidecar.pipeline.lint_channels import check_channels
-from iterum_sidecar.pipeline.model import COMBINER, FRAGMENTER, texts_of
-from iterum_sidecar.pipeline.problems import Findings, PipelineRefused, did_you_mean, quoted, shown
-from iterum_sidecar.pipeline.reading import known_keys, read_pipeline
+from iterum_sidecar.pipeline.lint_config import check_config
+from iterum_sidecar.pipeline.model import COMBINER, FRAGMENTER
+from iterum_sidecar.pipeline.problems import Findings, PipelineRefused, quoted, shown
+from iterum_sidecar.pipeline.reading import read_pipeline, warn_of_unknown_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,22 +51,18 @@ def lint(
         find_command: Finds a program on PATH.
     """
     findings = Findings(pipeline.source)
-    for path in pipeline.unknown_keys:
-        name = str(path[-1])
-        guess = did_you_mean(name, known_keys(path[:-1]))
-        message = f"the key {quoted(name)} is unknown, and no one reads it"
-        findings.warn(path, message, f"{guess}remove it")
+    warn_of_unknown_keys(pipeline.unknown_keys, findings)
     _check_steps(pipeline, findings)
     for path, part in _parts(pipeline):
         _check_command(part.command, (*path, "command"), findings, directory, find_command)
     check_channels(pipeline, findings)
     for path, part in _parts(pipeline):
-        _check_config(part.config, (*path, "config"), findings, directory)
+        check_config(part.config, (*path, "config"), findings, directory)
         size = len(pipeline.iterum_config(part, "").encode())
         if size > LARGEST_CONFIG:
             message = f"comes to {size:,} bytes with the pipeline's, and a process can be given {LARGEST_CONFIG:,}"
             findings.error((*path, "config"), message, "put what is so large into a config file")
-    _check_config(pipeline.config, ("config",), findings, directory)
+    check_config(pipeline.config, ("config",), findings, directory)
     return findings
 
 
@@ -228,48 +225,3 @@ def _check_program(
         python = ', or write "python" before it' if file.suffix == ".py" else ""
         message = f"{file} is not executable"
         findings.error(path, message, f"make it executable (chmod +x {file.name}){python}")
-
-
-# -- configuration
-
-
-def _check_config(
-    config: dict[str, Any], path: KeyPath, findings: Findings, directory: Path
-) -> None:
-    for key, example in (
-        ("config_files", '{"weights": "weights.bin"}'),
-        ("queue_mapping", '{"errors": "errors"}'),
-    ):
-        value = config.get(key)
-        if value is not None and not isinstance(value, dict):
-            message = f"is {shown(value)}, and should be an object of texts"
-            findings.error((*path, key), message, f"write an object, as {example}")
-        elif value:
-            for name, each in value.items():
-                if not isinstance(each, str):
-                    message = f"is {shown(each)}, and should be a text"
-                    findings.error((*path, key, name), message, f"write a text, as in {example}")
-    for name, file in texts_of(config, "config_files").items():
-        _check_config_file(file, (*path, "config_files", name), findings, directory)
-
-
-def _check_config_file(file: str, path: KeyPath, findings: Findings, directory: Path) -> None:
-    parts = [part for part in file.split("/") if part not in {"", "."}]
-    if not parts or file.startswith("/") or ".." in parts or "\0" in file:
-        findings.error(
-            path,
-            f"{shown(file)} leads out of the pipeline file's folder",
-            "put the file beside the pipeline file, and write its path as seen from there",
-        )
-        return
-    looked_at = directory.absolute() / file
-    if not os.path.isfile(looked_at):
-        state = "is no file" if os.path.exists(looked_at) else "is not there"
-        findings.error(
-            path,
-            f"the config file {shown(file)} {state}: looked for it at {looked_at}",
-            "put it there, or write its path as seen from the pipeline file",
-        )
-    elif not os.access(looked_at, os.R_OK):
-        message = f"the config file {looked_at} cannot be read"
-        findings.error(path, message, "make it a file that you may read")

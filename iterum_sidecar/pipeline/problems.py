@@ -20,6 +20,7 @@ __all__ = [
     "PipelineRefused",
     "Problem",
     "did_you_mean",
+    "nearest",
     "quoted",
     "report",
     "shown",
@@ -102,7 +103,8 @@ def report(problems: Iterable[Problem]) -> str:
     if not ordered:
         return ""
     blocks = [
-        f"{problem.place}\n  {problem.severity}: {problem.message}\n  remedy: {problem.remedy}\n"
+        f"{_visible(problem.place)}\n  {problem.severity}: {_visible(problem.message)}\n"
+        f"  remedy: {_visible(problem.remedy)}\n"
         for problem in ordered
     ]
     errors = sum(problem.severity == "error" for problem in ordered)
@@ -112,10 +114,16 @@ def report(problems: Iterable[Problem]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `did you mean "…"? Otherwise ` with the nearest of `known`, or nothing when none is near."""
+    meant = nearest(name, known)
+    return "" if meant is None else f"did you mean {quoted(meant)}? Otherwise "
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return which of the other names in `known` a name is most like, or None when it is like none."""
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, [each for each in known if each != name], n=1)
-    return f"did you mean {quoted(nearest[0])}? Otherwise " if nearest else ""
+    found = get_close_matches(name, [each for each in known if each != name], n=1)
+    return found[0] if found else None
 
 
 def shown(value: object) -> str:
@@ -135,8 +143,11 @@ def quoted(text: str) -> str:
     """Return a name between quotation marks, with nothing in it that a terminal would obey."""
     from json import dumps
 
-    written = dumps(text, ensure_ascii=False)
-    return "".join(character if character.isprintable() else "\ufffd" for character in written)
+    return _visible(dumps(text, ensure_ascii=False))
+
+
+def _visible(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _count(number: int, word: str) -> str:

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from iterum_sidecar.pipeline.model import Combiner, Fragmenter, Pipeline, Step
-from iterum_sidecar.pipeline.problems import Findings, PipelineRefused, shown
+from iterum_sidecar.pipeline.problems import (
+    Findings,
+    PipelineRefused,
+    did_you_mean,
+    nearest,
+    quoted,
+    shown,
+)
 from iterum_sidecar.pipeline.syntax import parse
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from iterum_sidecar.pipeline.problems import KeyPath
 
-__all__ = ["known_keys", "read_pipeline"]
+__all__ = ["read_pipeline", "warn_of_unknown_keys"]
 
 #: A pipeline file has some kilobytes; a folder of data named by mistake must not fill the memory.
 LARGEST_FILE = 16 * 2**20
@@ -69,10 +76,14 @@ _COMBINER = (_INPUT,)
 _OF_THE_MANAGER = frozenset({"pipeline_run_hash", "config_files_all"})
 
 
-def known_keys(path: KeyPath) -> tuple[str, ...]:
-    """Return the keys that the object at `path` of a pipeline file may have."""
+def warn_of_unknown_keys(places: Iterable[KeyPath], findings: Findings) -> None:
+    """Add a warning to `findings` for each key that no one reads, by its place."""
     keys = {"fragmenter": _FRAGMENTER, "steps": _STEP, "combiner": _COMBINER}
-    return tuple(key.name for key in (keys[str(path[0])] if path else _PIPELINE))
+    for path in places:
+        name = str(path[-1])
+        known = [key.name for key in (keys[str(path[0])] if path[1:] else _PIPELINE)]
+        message = f"the key {quoted(name)} is unknown, and no one reads it"
+        findings.warn(path, message, f"{did_you_mean(name, known)}remove it")
 
 
 def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
@@ -86,7 +97,11 @@ def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
     findings = Findings(str(path))
     text = _text_of(Path(path), findings)
     values = parse(text, Path(path).suffix.lower(), findings)
-    pipeline = _Reader(findings).pipeline(values)
+    reader = _Reader(findings)
+    pipeline = reader.pipeline(values)
+    if pipeline is None:
+        # With nothing left to look at, no one else could tell of them.
+        warn_of_unknown_keys(reader.unknown_keys, findings)
     if pipeline is None or findings:
         raise PipelineRefused(findings, pipeline)
     return pipeline
@@ -141,7 +156,8 @@ class _Reader:
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
-        self._unknown: list[KeyPath] = []
+        self.unknown_keys: list[KeyPath] = []
+        """The places of keys that no one reads, but for those that a missing one was taken for."""
 
     def pipeline(self, values: Any) -> Pipeline | None:  # noqa: ANN401 - whatever the file holds
         """Return the pipeline, without what was found wrong; None when what cannot do without it is wrong or missing."""
@@ -169,7 +185,7 @@ class _Reader:
             "steps": tuple(map(_step_of, steps)),
             "combiner": Combiner(**combiner),
         }
-        unknown = tuple(self._unknown)
+        unknown = tuple(self.unknown_keys)
         return Pipeline(**{**read, **parts}, source=self._findings.file, unknown_keys=unknown)
 
     def _object(
@@ -187,14 +203,17 @@ class _Reader:
             )
             return {}
         read: dict[str, Any] = {}
+        names = {key.name for key in keys} | _OF_THE_MANAGER
+        unknown = [name for name in values if name not in names]
+        misspelt = _misspelt(unknown, [key.name for key in keys if values.get(key.name) is None])
         for key in keys:
             value = values.get(key.name)
             if value is not None:
                 self._value(value, (*path, key.name), key, read)
             elif key.required:
-                self._missing(path, key)
-        names = {key.name for key in keys} | _OF_THE_MANAGER
-        self._unknown += [(*path, name) for name in values if name not in names]
+                self._missing(path, key, misspelt.get(key.name))
+                unknown = [name for name in unknown if name != misspelt.get(key.name)]
+        self.unknown_keys += [(*path, name) for name in unknown]
         return read
 
     def _value(self, value: Any, path: KeyPath, key: _Key, read: dict[str, Any]) -> None:  # noqa: ANN401 - whatever the file holds
@@ -204,10 +223,23 @@ class _Reader:
             message = f"is {_told_of(value, key)}, and should be {key.expected}"
             self._findings.error(path, message, _remedy(value, key))
 
-    def _missing(self, path: KeyPath, key: _Key) -> None:
-        self._findings.error(
-            (*path, key.name), f'"{key.name}" is missing', f"add it: {key.expected}"
-        )
+    def _missing(self, path: KeyPath, key: _Key, misspelt: str | None) -> None:
+        name = quoted(key.name)
+        message, remedy = f"{name} is missing", f"add it: {key.expected}"
+        if misspelt is not None:
+            message += f", and {quoted(misspelt)} is no key that anyone reads"
+            remedy = f"did you mean {name} by {quoted(misspelt)}? Otherwise {remedy}"
+        self._findings.error((*path, key.name), message, remedy)
+
+
+def _misspelt(unknown: Iterable[str], absent: Sequence[str]) -> dict[str, str]:
+    """Return which unknown key each absent one may be meant by; an unknown one is meant for its nearest alone."""
+    found: dict[str, str] = {}
+    for name in unknown:
+        meant = nearest(name, absent)
+        if meant is not None:
+            found.setdefault(meant, name)
+    return found
 
 
 def _has_what_it_needs(read: dict[str, Any], keys: Sequence[_Key]) -> bool:

@@ -186,21 +186,17 @@ def test_a_program_that_is_not_there_is_told_before_anything_begins(run: LocalRu
 
 
 def test_a_program_that_never_connects_ends_the_run(run: LocalRun) -> None:
-    run.program = [
-        "-c",
-        "import sys, iterum_sidecar.local.step_run as steps\n"
-        "steps.START_TIMEOUT = '1'\n"
-        "from iterum_sidecar.cli import main\n"
-        "sys.exit(main())",
-    ]
     (run.folder / "deaf.py").write_text(
         'import time\nprint("loading", flush=True)\ntime.sleep(1000)\n'
     )
     run.write_input(contents_of(2))
-    run.write_pipeline({"command": ["python", "deaf.py"]})
+    config = {"sidecar": {"transformation_start_timeout": 1}}
+    run.write_pipeline({"command": ["python", "deaf.py"], "config": config})
     ended = run.run().expect(14)
     assert "s1-1" in ended.told
-    assert "did not connect" in ended.told or "has not connected" in ended.told
+    assert "did not connect" in ended.told
+    assert "within 1 s" in ended.told
+    assert "transformation_start_timeout" in ended.told
     assert "loading" in ended.told
     run.assert_nothing_is_left()
 
@@ -387,6 +383,19 @@ def test_a_full_disk_ends_the_run_and_with_more_room_the_next_one_does_the_rest(
     assert run.results() == appended(contents, "ab")
     assert not finished.intersection(fragment for _, fragment in run.begun()[before:])
     run.assert_nothing_is_left()
+
+
+def test_a_log_for_which_there_is_no_room_is_no_fault(run: LocalRun) -> None:
+    contents = contents_of(3)
+    run.write_input(contents)
+    run.write_step("append.py", APPEND)
+    run.write_pipeline(append("a"))
+    log = run.output / "logs" / "run.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    ended = run.run("--plain").expect(0)
+    assert ended.err == ""
+    assert run.results() == appended(contents, "a")
 
 
 def test_a_step_that_was_edited_while_it_ran_is_not_started_again_as_the_old_one(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,6 @@ from .local_run import APPEND, GATHER, LocalRun, append, appended, contents_of, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -91,6 +92,42 @@ def _assert_one_of_each(run: LocalRun, files: int, steps: int) -> None:
 # -- changed
 
 
+#: It does not end when it is told to, and writes to its volume for as long as it is there.
+WRITING = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+@transform
+def step(fragment):
+    begins(fragment)
+    while "WRITE" in os.environ:
+        for number in range(5000):
+            try:
+                open(f"{os.environ['DATA_VOLUME_PATH']}/{number}", "w").close()
+            except FileNotFoundError:
+                pass
+    with fragment.create("result") as path:
+        path.touch()
+"""
+
+
+def test_a_run_begins_though_a_step_of_a_killed_one_still_writes() -> None:
+    # A volume with a long path is seen by way of the run's process, and is gone with it.
+    with tempfile.TemporaryDirectory() as short, local_run(Path(short) / "run") as run:
+        run.write_step("writing.py", WRITING)
+        run.write_input(contents_of(1))
+        run.write_pipeline({"command": ["python", "writing.py"]})
+        process = run.start(WRITE="1")
+        volume = run.output / ".iterum" / "volumes" / "s1-1"
+        run.wait_until(lambda: (volume / "4999").exists(), "there is much to remove")
+        process.kill()
+        again = run.run()
+        # Only now: the parent of its steps holds its standard error for as long as they live.
+        run.end(process)
+        again.expect(0)
+        assert run.results() == {"result": b""}
+
+
 def test_a_step_that_is_added_at_the_end_gives_its_results_the_names_that_the_old_ones_had(
     run: LocalRun,
 ) -> None:
@@ -133,6 +170,24 @@ def test_a_damaged_journal_is_told_and_fresh_gives_every_result_its_name_again(
     assert run.results() == appended(contents, "a")
 
 
+def test_fresh_beside_a_damaged_journal_that_is_killed_gives_every_result_its_name_in_the_next_run(
+    run: LocalRun,
+) -> None:
+    contents = contents_of(20)
+    run.write_input(contents)
+    run.write_pipeline(append("a"))
+    run.run().expect(0)
+    (run.output / ".iterum" / "journal.sqlite").write_bytes(b"no database" * 1000)
+    begun = len(run.begun())
+    process = run.start("--fresh", WORK_SECONDS="0.1")
+    run.wait_until(lambda: len(run.begun()) > begun + 2, "some work")
+    run.kill(process)
+    assert "are replaced" in run.run().expect(0).told
+    assert run.results() == appended(contents, "a")
+    (run.output / "000.txt").unlink()
+    assert "are replaced" not in run.run().expect(0).told
+
+
 def test_a_run_that_could_not_begin_leaves_the_journal_as_good_as_it_was(run: LocalRun) -> None:
     run.write_input({"1": b"1"})
     run.write_pipeline(append("a"))
@@ -140,6 +195,42 @@ def test_a_run_that_could_not_begin_leaves_the_journal_as_good_as_it_was(run: Lo
     (run.input / "1").unlink()
     run.run().expect(10)
     assert not run.is_unsynchronised()
+
+
+#: The command, with a plan that takes until the run has heard of the SIGINT that comes meanwhile.
+STOPPED_WHILE_PLANNING = """
+import os, signal, sys, time, trio
+from iterum_sidecar import cli
+from iterum_sidecar.local import command
+
+make_plan = command.make_plan
+
+def take_long(*arguments):
+    plan = make_plan(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        while True:
+            trio.from_thread.check_cancelled()
+            time.sleep(0.001)
+    except trio.Cancelled:
+        return plan
+
+command.make_plan = take_long
+sys.exit(cli.main())
+"""
+
+
+def test_ctrl_c_is_heard_while_the_plan_is_made_and_nothing_is_begun_then(run: LocalRun) -> None:
+    contents = contents_of(3)
+    run.write_input(contents)
+    run.write_pipeline(append("a"))
+    usual, run.program = run.program, ["-c", STOPPED_WHILE_PLANNING]
+    assert "interrupted before anything was begun" in run.run().expect(130).told
+    assert run.begun() == []
+    assert not run.is_unsynchronised()
+    run.program = usual
+    run.run().expect(0)
+    assert run.results() == appended(contents, "a")
 
 
 # -- the matrix: two steps behind one another, of which the second is changed
@@ -394,7 +485,7 @@ def test_what_was_left_of_a_batch_that_was_cut_short_is_worked_with_the_rest(run
     run.write_input(contents_of(5))
     run.write_pipeline(append("", script="slow.py"), {"command": ["python", "pairs.py"]})
     process = run.start()
-    run.wait_until(lambda: run.begun_again("s1", 0) == 3, "three were begun")
+    run.wait_until(lambda: run.begun_again("s1", 0) >= 3, "three were begun")
     process.send_signal(signal.SIGINT)
     run.end(process).expect(130)
     run.run().expect(0)

@@ -269,6 +269,6 @@ async def test_a_step_is_noted_as_gathering_with_its_first_such_result(
 ) -> None:
     bench.gathers = says
     await bench.broker.publish("q1", body_of("f" * 64, *bench.inputs[:predecessors]))
-    record = bench.journal.step("s")
+    record = bench.journal.step("print")
     assert record.gathers == gathers
     assert record.ancestry == ("ancestry" if gathers else "")

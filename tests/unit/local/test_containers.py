@@ -1,33 +1,52 @@
+"""The words that podman and docker are given; what comes of them is in `tests/wire/test_local_images.py`."""
+
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from iterum_sidecar.local.containers import ContainerTool, find_container_tool
+from iterum_sidecar.local.containers import (
+    Containers,
+    ContainersUnusable,
+    ContainerTool,
+    find_container_tool,
+)
+from iterum_sidecar.local.processes import open_children
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VARIABLES = {"PIPELINE_HASH": "0123456789abcdef", "DATA_VOLUME_PATH": "/v", "ITERUM_CONFIG": "{}"}
+VARIABLES = {"ITERUM_NAME": "hash-edges", "ITERUM_CONFIG": '{"words": "a b"}'}
 
 
-def test_podman_runs_the_image_with_the_volume_at_its_own_path_and_the_contracts_variables() -> (
-    None
-):
-    command = ContainerTool("podman").command("me/edges:2", "edges-1", "/v", VARIABLES)
-    assert command[:3] == ["podman", "run", "--rm"]
-    assert command[-1] == "me/edges:2"
-    assert "--volume=/v:/v" in command
-    assert "--env=ITERUM_CONFIG={}" in command
-    assert f"--name=0123456789ab-edges-1-{os.getpid()}" in command
-    assert not any(word.startswith("--user") for word in command)
+def words_of(tool: str, user: str) -> list[str]:
+    return ContainerTool(tool).command(
+        "me/edges:2", "/v", VARIABLES, name="iterum-abc-edges-1", run="abc", user=user
+    )
 
 
-def test_docker_runs_it_as_the_user_who_runs_us() -> None:
-    command = ContainerTool("docker").command("edges", "edges-1", "/v", VARIABLES)
-    assert command[command.index("--user") + 1] == f"{os.getuid()}:{os.getgid()}"
+COMMON = [
+    "--name=iterum-abc-edges-1",
+    "--label=iterum.run=abc",
+    "--userns=host",
+    "--user=1000:1000",
+    "--security-opt=label=disable",
+    "--volume=/v:/v",
+    "--env=ITERUM_NAME=hash-edges",
+    '--env=ITERUM_CONFIG={"words": "a b"}',
+    "me/edges:2",
+]
+
+
+def test_the_words_for_podman() -> None:
+    assert words_of("podman", "1000:1000") == ["podman", "run", "--rm", *COMMON]
+
+
+def test_the_words_for_docker_bring_an_init() -> None:
+    assert words_of("docker", "1000:1000") == ["docker", "run", "--rm", "--init", *COMMON]
 
 
 @pytest.mark.parametrize(
@@ -37,8 +56,68 @@ def test_podman_comes_first(
     there: list[str], found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in there:
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
+        write_tool(tmp_path / name, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
     tool = find_container_tool()
     assert (tool.name if tool else None) == found
+
+
+def write_tool(path: Path, does: str) -> None:
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "user"),
+    [
+        ("podman", "", "0:0"),
+        ("docker", "[name=seccomp,profile=builtin name=rootless name=cgroupns]", "0:0"),
+        ("docker", "[name=seccomp,profile=builtin name=cgroupns]", "us"),
+    ],
+)
+async def test_the_user_in_a_container_is_the_one_that_runs_us_outside(
+    name: str, says: str, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    monkeypatch.setattr(os, "getgid", lambda: 567)
+    write_tool(tmp_path / name, f'[ "$1" != info ] || echo "{says}"')
+    with trio.fail_after(10):
+        async with open_children() as children:
+            containers = Containers(
+                ContainerTool(name), tmp_path / "out", children, tmp_path / "log", print
+            )
+            await containers.prepare({"edges"})
+    words = containers.command("edges", "edges-1", "/v", {})
+    assert f"--user={'1234:567' if user == 'us' else user}" in words
+
+
+async def test_a_tool_that_hangs_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tool(tmp_path / "docker", "exec sleep 1000")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("iterum_sidecar.local.containers.ANSWER_SECONDS", 0.01)
+    async with open_children() as children:
+        containers = Containers(
+            ContainerTool("docker"), tmp_path, children, tmp_path / "log", print
+        )
+        with pytest.raises(ContainersUnusable, match="`docker ps` has not answered"):
+            await containers.prepare({"edges"})
+
+
+async def test_the_names_are_of_the_output_folder_however_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    async with open_children() as children:
+        one, two, link = (
+            Containers(
+                ContainerTool("podman"), tmp_path / name, children, tmp_path / "log", print
+            ).command("edges", "edges-1", "/v", {})
+            for name in ("one", "two", "link")
+        )
+    assert one == link
+    assert [word for word in one if word in two] == [
+        word for word in one if not word.startswith(("--name", "--label"))
+    ]

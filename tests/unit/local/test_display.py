@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.local.display import Display, Form
 
 SUMMARY = Summary(
-    "images", "done", 3.2, 24, 49, 0, Places("results/"), 0, [StepSummary("edges", 24, 0, 0)]
+    "images", "done", 3.2, 24, 49, 0, Places("results/"), 0, [StepSummary("edges", 24, 0, 0, 24)]
 )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 from iterum_sidecar.local.fingerprints import (
     ancestry,
     fingerprint,
+    fingerprints,
     output_identity,
     pipeline_hash,
 )
@@ -109,6 +112,31 @@ def test_the_content_of_its_files_counts_and_their_time_does_not(folder: Path, n
     assert print_of(folder) not in {before, changed}
     (folder / name).write_text(name)
     assert print_of(folder) == before
+
+
+def test_a_file_of_several_steps_is_read_once_as_long_as_it_stays_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:  # noqa: ANN401 - as hashlib.file_digest has it
+        read.append(os.path.basename(file.name))
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    model = {"config_files": {"model": "model.txt"}}
+    steps = tuple(
+        Step(name=name, input_channel="in", output_channel="out", config=model) for name in "ab"
+    )
+    pipeline = msgspec.structs.replace(pipeline_of(STEP), steps=steps)
+    first = fingerprints(pipeline, folder)
+    assert fingerprints(pipeline, folder) == first
+    assert read == ["model.txt"]
+    (folder / "model.txt").write_text("changed")
+    changed = fingerprints(pipeline, folder)
+    assert all(changed[name] != first[name] for name in "ab")
+    assert read == ["model.txt"] * 2
 
 
 def test_the_folder_that_the_pipeline_lies_in_does_not_count(folder: Path, tmp_path: Path) -> None:

@@ -100,6 +100,27 @@ def test_hidden_files_and_folders_and_what_is_no_file_are_left_out_and_counted(
         scan = Scan(tmp_path)
         assert names_of(scan) == ["a"]
     assert (scan.hidden, scan.special, scan.unmatched) == (3, 3, 0)
+    assert scan.left_out == "left out: 3 that are no regular files (null, pipe, socket)"
+
+
+def test_what_is_left_out_is_told_with_some_names_that_cannot_steer_a_terminal(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, "a")
+    os.mkfifo(tmp_path / "pipe\x1b[31m")
+    scan = Scan(tmp_path)
+    assert names_of(scan) == ["a"]
+    assert scan.left_out == "left out: 1 that is no regular file (pipe\\x1b[31m)"
+    for number in range(1234):
+        os.mkfifo(tmp_path / f"{number:04}")
+    assert names_of(scan) == ["a"]
+    assert scan.left_out == "left out: 1,235 that are no regular files (0000, 0001, 0002, …)"
+
+
+def test_nothing_is_told_where_nothing_is_left_out(tmp_path: Path) -> None:
+    scan = Scan(fill(tmp_path, "a", ".b"), "a")
+    assert names_of(scan) == ["a"]
+    assert scan.left_out == ""
 
 
 def test_counters_begin_again_with_each_iteration(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from iterum_sidecar.local.journal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -228,6 +229,43 @@ def test_a_run_that_the_machine_went_down_in_is_not_trusted(
         pass
 
 
+@pytest.mark.parametrize("note", [Journal.begins, Journal.was_synchronised])
+def test_what_is_noted_of_the_disk_is_there_before_a_run_goes_on(
+    path: Path, note: Callable[[Journal], None]
+) -> None:
+    with Journal(path) as journal:
+        said: list[str] = []
+        journal._database.set_trace_callback(said.append)
+        note(journal)
+        journal.note_input("name", 1, 1, "content")
+        journal.commit()
+    # What is committed while `synchronous` is FULL is on the disk, and a checkpoint is the same for the file itself.
+    assert [text for text in said if text.startswith(("PRAGMA", "COMMIT"))] == [
+        "PRAGMA synchronous = FULL",
+        "COMMIT",
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+        "PRAGMA synchronous = OFF",
+        "COMMIT",
+    ]
+
+
+def test_a_run_that_the_machine_went_down_in_is_known_by_the_file_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "_boot", lambda: "first")
+    journal = Journal(path)
+    journal.begins()
+    publish(journal, "a")
+    journal.commit()
+    # The log beside it is not there: what was written last is what goes first.
+    left = path.with_name("left.sqlite")
+    shutil.copy(path, left)
+    killed(journal)
+    monkeypatch.setattr(journal_file, "_boot", lambda: "second")
+    with pytest.raises(JournalRefused, match="machine went down"):
+        Journal(left)
+
+
 def test_a_journal_that_was_refused_is_closed(path: Path) -> None:
     with Journal(path) as journal:
         journal.change("UPDATE about SET value = '0' WHERE name = 'format'")
@@ -264,6 +302,14 @@ def test_a_file_that_was_seen_too_soon_after_its_change_is_read_again_next_time(
     assert journal.input_stamp("a") == (1, 3)
 
 
+def test_a_file_that_is_as_it_was_is_not_written_again(journal: Journal) -> None:
+    journal.remember("a", 1, 2, "hash")
+    written = journal._database.total_changes
+    journal.remember("a", 1, 2, "hash")
+    journal.note_input("a", 1, 2, "hash")
+    assert journal._database.total_changes == written
+
+
 # -- results
 
 
@@ -296,3 +342,18 @@ def test_a_folder_is_what_something_was_delivered_below(
 ) -> None:
     journal.deliver(Delivered(delivered, "a", delivered))
     assert journal.is_folder("a") is folder
+
+
+# -- what something came of
+
+
+def test_the_first_fragments_of_a_result_are_found_through_all_steps(journal: Journal) -> None:
+    for name in ("a", "b", "c"):
+        journal.add_first(name, "first", name.encode())
+    publish(journal, "a1", "a")
+    publish(journal, "b1", "b")
+    publish(journal, "both", "a1", "b1")
+    assert sorted(journal.first_of("both", 10)) == [b"a", b"b"]
+    assert len(list(journal.first_of("both", 1))) == 1
+    assert list(journal.first_of("c", 10)) == [b"c"]
+    assert list(journal.first_of("unknown", 10)) == []

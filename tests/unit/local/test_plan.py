@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from iterum_sidecar.local.fingerprints import fingerprints
 from iterum_sidecar.local.journal import Delivered, Journal, StepRecord
-from iterum_sidecar.local.plan import COMBINED, forget_marks, make_plan
+from iterum_sidecar.local.plan import COMBINED, make_plan
 from iterum_sidecar.pipeline.model import Combiner, Fragmenter, Pipeline, Step
 
 if TYPE_CHECKING:
@@ -126,14 +127,15 @@ class Simulation:
         return plan
 
     def _plan(self, journal: Journal, world: World) -> Plan:
-        forget_marks(journal)
         ids = []
         for name, content in world.inputs.items():
             fragment_id = _digest(name, content)
             ids.append(fragment_id)
             self.values[fragment_id] = (content,)
             journal.add_first(fragment_id, "c0", _body(fragment_id))
-        return make_plan(journal, world.pipeline(), self.folder, self.folder, _digest(*sorted(ids)))
+        pipeline = world.pipeline()
+        prints = fingerprints(pipeline, self.folder)
+        return make_plan(journal, pipeline, prints, self.folder, _digest(*sorted(ids)))
 
     def results(self, world: World) -> list[Value]:
         """Return what has reached the combiner and is of the last run."""
@@ -205,8 +207,9 @@ class _Running:
         waiting = self.journal.waiting(shape.reads, 0, at_a_time)
         if not waiting and upstream_over:
             self.event()
-            record = StepRecord(True, shape.gathers is not None, self.planned[shape.name].ancestry)
-            self.journal.note_step(shape.name, record)
+            own = self.planned[shape.name]
+            gathers = shape.gathers is not None or own.gathers
+            self.journal.note_step(own.fingerprint, StepRecord(True, gathers, own.ancestry))
             self.over.add(shape.name)
         if not waiting or (len(waiting) < at_a_time and not upstream_over):
             return
@@ -232,7 +235,7 @@ class _Running:
                 channel=channel,
                 body=_body(fragment_id, ids),
                 predecessors=ids,
-                gathered=own.ancestry if shape.gathers else None,
+                gathered=own.ancestry if shape.gathers or own.gathers else None,
             )
         for each in ids:
             self.event()
@@ -315,7 +318,7 @@ def draw_inputs(draw: st.DrawFn) -> dict[str, str]:
 @st.composite
 def changed(draw: st.DrawFn, world: World) -> World:
     """Change something, or nothing."""
-    match draw(st.sampled_from(["nothing", "inputs", "step", "end", "removed"])):
+    match draw(st.sampled_from(["nothing", "inputs", "step", "end", "removed", "channel"])):
         case "inputs":
             inputs = dict(world.inputs)
             for name in draw(st.sets(st.integers(0, 5), min_size=1, max_size=2)):
@@ -329,6 +332,13 @@ def changed(draw: st.DrawFn, world: World) -> World:
             old = world.shapes[at]
             new = draw_shape(draw, old.name, old.reads, old.writes, old.also_writes)
             return replace(world, shapes=(*world.shapes[:at], new, *world.shapes[at + 1 :]))
+        case "channel" if len(world.shapes) > 1:
+            # To one of two names, so that it may come back.
+            channel = draw(st.sampled_from(world.shapes[1:])).reads
+            other = channel.swapcase()
+            return replace(
+                world, shapes=tuple(_renamed(each, channel, other) for each in world.shapes)
+            )
         case "end":
             # One more step at the end.
             number = len(world.shapes)
@@ -342,6 +352,17 @@ def changed(draw: st.DrawFn, world: World) -> World:
             )
             return replace(world, shapes=shapes, end=last.reads)
     return world
+
+
+def _renamed(shape: Shape, old: str, new: str) -> Shape:
+    """Return a step in whose pipeline a channel has another name."""
+    names = {old: new}
+    return replace(
+        shape,
+        reads=names.get(shape.reads, shape.reads),
+        writes=names.get(shape.writes, shape.writes),
+        also_writes=names.get(shape.also_writes, shape.also_writes),
+    )
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -456,3 +477,64 @@ def test_what_failed_before_a_gathering_step_joins_what_was_gathered_of_one(
     simulation.run(world, Calm(), fails=lambda value: value == ("1",))
     simulation.run(world, Calm())
     assert simulation.results(world) == [("0aa", "1aa")]
+
+
+def test_what_a_step_made_for_another_channel_does_not_wait_in_it_for_its_old_reader(
+    simulation: Simulation,
+) -> None:
+    first, second = Shape("s0", "c0", "c1"), Shape("s1", "c1", "c2")
+    simulation.run(World((first, second), ONE_STEP.inputs, "c2"), Calm())
+    # The second becomes the first, so what it has made lies in a channel that is read before it is planned.
+    world = World((Shape("s1", "c0", "c1"), Shape("s0", "c1", "c2")), ONE_STEP.inputs, "c2")
+    simulation.run(world, Calm())
+    assert_as_fresh(simulation, world, Calm())
+
+
+def test_what_was_gathered_of_a_channel_is_not_of_a_run_in_which_its_step_reads_another(
+    simulation: Simulation,
+) -> None:
+    # The input's fragments come to both; what is gathered of them differs.
+    splits = Shape("s0", "c0", "c1", "c2")
+    one, two = Shape("s1", "c1", "c3", gathers=ALL), Shape("s2", "c2", "c3", gathers=ALL)
+    world = World((splits, one, two), ONE_STEP.inputs, "c3")
+    simulation.run(world, Calm())
+    swapped = replace(world, shapes=(splits, replace(one, reads="c2"), replace(two, reads="c1")))
+    for each in (swapped, world):
+        simulation.run(each, Calm())
+        assert len(simulation.results(each)) == 2
+        assert_as_fresh(simulation, each, Calm())
+
+
+def test_what_was_gathered_of_a_channel_that_was_not_read_meanwhile_is_gathered_again(
+    simulation: Simulation,
+) -> None:
+    by_one = World(
+        (Shape("s0", "c0", "c1"), Shape("s1", "c1", "c3", gathers=ALL)), ONE_STEP.inputs, "c3"
+    )
+    by_two = replace(by_one, shapes=(Shape("s0", "c0", "c2"), Shape("s1", "c2", "c3", gathers=ALL)))
+    for each in (by_one, by_two, by_one, by_two):
+        simulation.run(each, Calm())
+        assert simulation.results(each) == [("0aa", "1aa")]
+        assert simulation.run(each, Calm()).is_empty
+
+
+def test_a_step_that_gathers_no_longer_works_what_is_added_alone(simulation: Simulation) -> None:
+    simulation.run(ONE_STEP, Calm())
+    world = replace(ONE_STEP, shapes=(Shape("s0", "c0", "c1"),))
+    simulation.run(world, Calm())
+    assert len(simulation.begun) == 2
+    simulation.run(replace(world, inputs={**world.inputs, "2": "2"}), Calm())
+    assert len(simulation.begun) == 1
+
+
+def test_a_plan_that_finds_everything_done_writes_next_to_nothing(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path)
+    world = replace(ONE_STEP, shapes=(Shape("s0", "c0", "c1"),))
+    world = replace(world, inputs={str(number): str(number) for number in range(300)})
+    simulation.run(world, Calm())
+    path = tmp_path / "journal.sqlite"
+    with Journal(path) as journal:
+        assert simulation._plan(journal, world).is_empty
+        journal.commit()
+        written = path.with_name("journal.sqlite-wal").stat().st_size
+    assert written < path.stat().st_size / 10

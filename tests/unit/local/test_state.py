@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from iterum_sidecar.exit_codes import VolumeUnusable
-from iterum_sidecar.local.journal import Delivered, Journal
+from iterum_sidecar.local.journal import Delivered, Journal, JournalRefused
 from iterum_sidecar.local.state import OutputFolder, open_output, remove_result, synchronise
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ def test_a_file_where_the_output_folder_should_be_is_told(root: Path) -> None:
     assert root.read_text() == "mine"
 
 
+@pytest.mark.parametrize("journal", [None, b""])
+def test_results_whose_journal_was_lost_are_not_taken_for_files_of_others(
+    root: Path, journal: bytes | None
+) -> None:
+    write(root / "lineage.jsonl")
+    if journal is not None:
+        write(root / ".iterum" / "journal.sqlite", journal.decode())
+    with (
+        pytest.raises(VolumeUnusable, match=r"holds a lineage\.jsonl.*--output"),
+        open_output(root),
+    ):
+        pass
+
+
 # -- what earlier runs have left
 
 
@@ -93,25 +107,96 @@ def test_to_start_over_is_to_remove_all_that_runs_have_made_and_nothing_else(roo
         write(output.objects / "bucket" / "object")
         write(output.failed / "step" / "id" / "reason.txt")
         write(output.lineage)
-        assert output.start_over()
+        output.start_over()
+        assert not output.takes_over
         left = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         assert left == {"mine", "shared/mine", ".iterum/lock"}
         assert not (root / "folder").exists()
 
 
-def test_to_start_over_beside_a_journal_that_cannot_be_read_is_told(root: Path) -> None:
+def test_to_start_over_beside_a_journal_that_cannot_be_read_is_told_until_all_is_known_again(
+    root: Path,
+) -> None:
     with open_output(root) as output:
         write(output.journal, "no database" * 1000)
         write(root / "result")
-        assert not output.start_over()
+        output.start_over()
         assert (root / "result").exists(), "nobody knows whose it is"
         with Journal(output.journal):
             pass
+        assert OutputFolder(root).takes_over
+        output.start_over()
+        assert OutputFolder(root).takes_over, "what was lost is still lost"
+        output.has_taken_over()
+        assert not OutputFolder(root).takes_over
+        output.has_taken_over()
 
 
-def test_to_start_over_where_nothing_is_does_nothing(root: Path) -> None:
+def test_to_start_over_where_no_run_was_touches_nothing(root: Path) -> None:
+    mine = write(root / "failed" / "mine")
     with open_output(root) as output:
-        assert output.start_over()
+        output.start_over()
+        assert not output.takes_over
+    assert mine.exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_to_start_over_may_be_killed_anywhere(
+    root: Path, readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = os.unlink
+    left = 0
+
+    def unlink(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as os.unlink has it
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        remove(*arguments, **named)
+
+    for kill_after in range(100):
+        with open_output(root) as output:
+            write_run(output, readable=readable)
+            left = kill_after
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "unlink", unlink)
+                try:
+                    output.start_over()
+                    break
+                except Killed:
+                    pass
+        with open_output(root) as output:
+            if not output.journal.exists():
+                assert output.takes_over is not readable
+                assert (root / "result").exists() is not readable
+                with Journal(output.journal):
+                    pass
+            elif not readable:
+                with pytest.raises(JournalRefused):
+                    Journal(output.journal)
+            output.start_over()
+            assert output.takes_over is not readable
+            output.has_taken_over()
+    assert kill_after >= 4, (
+        "the failure, the lineage, the journal and the object were removed one by one"
+    )
+
+
+def write_run(output: OutputFolder, *, readable: bool) -> None:
+    """Write what a run leaves."""
+    if readable:
+        with Journal(output.journal) as journal:
+            journal.deliver(Delivered("result", "id", "result"))
+    else:
+        write(output.journal, "no database" * 1000)
+    write(output.root / "result")
+    write(output.objects / "bucket" / "object")
+    write(output.failed / "step" / "id" / "reason.txt")
+    write(output.lineage)
 
 
 def test_a_result_goes_with_the_folders_that_it_leaves_empty(root: Path) -> None:

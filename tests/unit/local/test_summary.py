@@ -29,7 +29,7 @@ def made(outcome: Outcome = "done", **fields: object) -> Summary:
         "results_before": 0,
         "places": PLACES,
         "exit_code": 0,
-        "steps": [StepSummary("edges", 24, 0, 0), StepSummary("sheet", 1, 0, 0)],
+        "steps": [StepSummary("edges", 24, 0, 0, 24), StepSummary("sheet", 1, 0, 0, 1)],
     }
     return Summary(**(usual | fields))
 
@@ -84,7 +84,7 @@ def test_the_first_line_says_how_it_went(summary: Summary, line: str) -> None:
 
 
 def test_steps_are_told_when_the_first_line_is_not_the_whole_truth() -> None:
-    steps = [StepSummary("edges", 20, 4, 1), StepSummary("contact-sheet", 0, 0, 0)]
+    steps = [StepSummary("edges", 20, 4, 1, 24), StepSummary("contact-sheet", 0, 0, 0, 0)]
     told = "  edges          20 done, 4 done by earlier runs, 1 failed\n  contact-sheet  0 done\n"
     assert told in text(made("interrupted", steps=steps))
     assert told in text(made("done", steps=steps))
@@ -124,7 +124,7 @@ def test_lists_are_cut_at_ten() -> None:
         made(
             "done with failures",
             failures=failures(24),
-            renamed=[Renamed(name, f"x-{name}") for name in names],
+            renamed=[Renamed(name, f"x-{name}", ["a"], "that of b") for name in names],
             stale=names,
             pruned=names,
         ),
@@ -140,20 +140,52 @@ def test_a_list_of_ten_is_whole() -> None:
 
 
 def test_renamed_results_have_both_names() -> None:
-    shown = text(made(renamed=[Renamed("a b.png", "a b-1f3c.png")]))
+    shown = text(made(renamed=[Renamed("a b.png", "a b-1f3c.png", ["2.jpg"], "that of 1.jpg")]))
     assert "1 result has another name" in shown
-    assert "  a b.png -> a b-1f3c.png\n" in shown
+    assert "  a b.png of 2.jpg -> a b-1f3c.png (taken by that of 1.jpg)\n" in shown
 
 
-def test_results_of_inputs_that_are_gone_are_told_with_the_remedy() -> None:
+def test_results_that_are_out_of_date_are_told_with_the_remedy() -> None:
     shown = text(made(stale=["a.png", "b.png", "c.png"]))
     assert (
-        "3 results are of inputs that are gone (kept; --prune removes them): a.png,\n  b.png, c.png\n"
+        "3 results are out of date: this run would not make them (kept; --prune removes\n"
+        "  them): a.png, b.png, c.png\n"
     ) in shown
-    assert "1 result is of an input that is gone (kept; --prune removes it): a.png" in text(
-        made(stale=["a.png"])
+    assert (
+        "1 result is out of date: this run would not make it (kept; --prune removes it):\n  a.png"
+    ) in text(made(stale=["a.png"]))
+    assert "1 result that was out of date was removed: a.png" in text(made(pruned=["a.png"]))
+    assert "2 results that were out of date were removed: a, b" in text(made(pruned=["a", "b"]))
+
+
+def test_a_step_that_made_nothing_at_all_is_asked_about() -> None:
+    steps = [StepSummary("edges", 8, 4, 0, 0), StepSummary("sheet", 0, 0, 0, 0)]
+    asked = (
+        "edges made nothing of 12 fragments: does its function create, return or yield\n"
+        "  its results?"
     )
-    assert "1 result of an input that is gone was removed: a.png" in text(made(pruned=["a.png"]))
+    assert asked in text(made(steps=steps))
+    assert asked in text(made("nothing to do", steps=steps))
+    assert "sheet made" not in text(made(steps=steps))
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "failed"])
+def test_a_step_that_was_stopped_is_not_asked_about(outcome: Outcome) -> None:
+    assert "made nothing" not in text(made(outcome, steps=[StepSummary("edges", 8, 0, 0, 0)]))
+
+
+def test_a_step_whose_fragments_failed_is_not_asked_about() -> None:
+    shown = text(made("done with failures", steps=[StepSummary("edges", 8, 0, 1, 0)]))
+    assert "made nothing" not in shown
+
+
+def test_a_failure_is_told_in_one_line_that_cannot_steer_a_terminal() -> None:
+    files = ["a\nb\x1b[31m.txt", "c", "d", "e"]
+    failure = Failure("edges", files, "ValueError: bad\x1b[31m\nimage", "p")
+    assert failure.in_one_line == (
+        "edges failed on a\\x0ab\\x1b[31m.txt, c, d … and 1 more: ValueError: bad\\x1b[31m"
+    )
+    assert Failure("edges", ["a"], "", "p").in_one_line == "edges failed on a: "
 
 
 def test_how_to_go_on_is_the_last_word() -> None:
@@ -168,7 +200,7 @@ def test_no_line_is_wider_than_the_terminal_unless_a_name_is(width: int) -> None
     summary = made(
         "done with failures",
         failures=[Failure("edges", ["a.jpg"] * 5, "why it failed " * 20, "r/failed/1/")] * 3,
-        renamed=[Renamed("a.png", "b.png")],
+        renamed=[Renamed("a.png", "b.png", ["c.jpg"] * 9, "that of d.jpg")],
         stale=["some name.png"] * 30 + [long],
         pruned=[long],
         how_to_go_on="Words on how to go on " * 10,
@@ -185,7 +217,7 @@ def test_no_name_can_steer_a_terminal_or_forge_a_line() -> None:
         reason=bad,
         places=Places(bad, bad, bad, bad),
         failures=[Failure("edges", [bad], bad, bad)],
-        renamed=[Renamed(bad, bad)],
+        renamed=[Renamed(bad, bad, [bad], bad)],
         stale=[bad],
         pruned=[bad],
     )
@@ -199,7 +231,7 @@ def test_json_has_everything_uncut_in_one_line_of_ascii() -> None:
     summary = made(
         "done with failures",
         failures=failures(24),
-        renamed=[Renamed("é\n", "b")],
+        renamed=[Renamed("é\n", "b", ["c"], "that of d")],
         stale=["\udcff", "\u2028"],
     )
     line = summaries.json(summary)
@@ -209,8 +241,12 @@ def test_json_has_everything_uncut_in_one_line_of_ascii() -> None:
     assert fields["failures"][23] == {
         "step": "edges", "files": ["23.jpg"], "reason": "why", "place": "failed/23/",
     }  # fmt: skip
-    assert fields["steps"][0] == {"name": "edges", "done": 24, "done_before": 0, "failed": 0}
-    assert fields["renamed"] == [{"wanted": "é\n", "given": "b"}]
+    assert fields["steps"][0] == {
+        "name": "edges", "done": 24, "done_before": 0, "failed": 0, "made": 24,
+    }  # fmt: skip
+    assert fields["renamed"] == [
+        {"wanted": "é\n", "given": "b", "files": ["c"], "taken_by": "that of d"}
+    ]
     assert fields["stale"] == ["\udcff", "\u2028"]
     assert fields["places"]["output"] == "results/"
     assert fields["how_to_go_on"] is None

@@ -198,6 +198,57 @@ def test_what_should_be_an_object_of_texts(tmp_path: Path, key: str) -> None:
         assert "and should be a" in message
 
 
+def test_settings_of_a_sidecar_are_named_as_the_file_has_them(tmp_path: Path) -> None:
+    config = {"sidecar": {"attemps": 5, "frame_limit": "long", "attempts": [1], "lineage": None}}
+    problems = found(configured(config), tmp_path)
+    assert [
+        (*each, problem.message) for each, problem in zip(told(problems), problems, strict=True)
+    ] == [
+        (
+            "steps[0].config.sidecar.attemps",
+            "error",
+            'the key "attemps" is unknown, and a sidecar does not start with it',
+        ),
+        (
+            "steps[0].config.sidecar.frame_limit",
+            "error",
+            'is "long", and should be bytes, from 1024: the longest frame that the transformation may send',
+        ),
+        (
+            "steps[0].config.sidecar.attempts",
+            "error",
+            "is a list, and should be a whole number from 1 to 1000: deaths of the transformation on one fragment"
+            " before it is dead-lettered",
+        ),
+    ]
+    assert problems[0].remedy == 'did you mean "attempts"? Otherwise remove it'
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 5])
+def test_settings_of_a_sidecar_are_an_object(tmp_path: Path, value: object) -> None:
+    place, message, _ = only(configured({"sidecar": value}), tmp_path)
+    assert place == "steps[0].config.sidecar"
+    assert message.endswith(", and should be an object")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attempts": 5},
+        {"attempts": "5"},
+        {"attempts": ""},
+        {"kill_on_error": False},
+        {"drain_seconds": 2.5},
+        {"s3_session_token": "x"},
+    ],
+    ids=str,
+)
+def test_settings_that_a_sidecar_takes_are_right(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    assert found(configured({"sidecar": settings}), tmp_path) == []
+
+
 def test_a_configuration_that_no_process_could_be_given(tmp_path: Path) -> None:
     fits = {"x": "x" * (LARGEST_CONFIG - len('{"x":""}'))}
     assert found(configured(fits), tmp_path) == []
@@ -234,6 +285,38 @@ def test_an_unknown_key_is_a_warning_with_the_nearest_known_name(tmp_path: Path)
             "warning",
             'did you mean "instance_count"? Otherwise remove it',
         ),
+    ]
+
+
+def test_a_misspelt_required_key_is_told_with_what_it_stands_for(tmp_path: Path) -> None:
+    written = values(step_values(inputchannel="first", output_chanel="last", comand=["x"]))
+    del written["steps"][0]["input_channel"], written["steps"][0]["output_channel"]
+    _, problems = lint_file(write(tmp_path, written | {"confg": {}}))
+    assert [
+        (*each, problem.remedy) for each, problem in zip(told(problems), problems, strict=True)
+    ] == [
+        (
+            "steps[0].input_channel",
+            "error",
+            'did you mean "input_channel" by "inputchannel"? Otherwise add it: the name of a channel',
+        ),
+        (
+            "steps[0].output_channel",
+            "error",
+            'did you mean "output_channel" by "output_chanel"? Otherwise add it: the name of a channel',
+        ),
+        ("confg", "warning", 'did you mean "config"? Otherwise remove it'),
+        ("steps[0].comand", "warning", 'did you mean "command"? Otherwise remove it'),
+    ]
+
+
+def test_a_key_stands_for_the_one_that_it_is_most_like(tmp_path: Path) -> None:
+    written = values(step_values(outputchannel="last"))
+    del written["steps"][0]["input_channel"], written["steps"][0]["output_channel"]
+    _, problems = lint_file(write(tmp_path, written))
+    assert [problem.message for problem in problems] == [
+        '"input_channel" is missing',
+        '"output_channel" is missing, and "outputchannel" is no key that anyone reads',
     ]
 
 

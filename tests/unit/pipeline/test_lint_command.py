@@ -72,3 +72,10 @@ def test_the_model_imports_nothing_of_local_runs_and_no_trio() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_no_name_of_a_file_can_steer_a_terminal(tmp_path: Path) -> None:
+    written = values(step_values(command=["x\x1b[31m/y"]))
+    _, text = run(write(tmp_path, written, "p\x1b[31m\n.json"))
+    assert "\x1b" not in text
+    assert text.splitlines()[0].endswith(".json: steps[0].command[0]")
