@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from iterum_sidecar.step.attempts import Attempts, GivenUp
 from iterum_sidecar.step.calling import call, report_failure
+from iterum_sidecar.step.fragments import making_of
 from iterum_sidecar.step.session import Session
 from iterum_sidecar.step.volume import Volume
 from iterum_sidecar.step.wire import SidecarRefused
@@ -151,7 +152,7 @@ class _Client:
             to_send = session.done(work, results)
         sent = _send(outputs, to_send)
         if not sent:
-            work.making.discard()
+            making_of(work).discard()
         return sent == len(to_send)
 
 

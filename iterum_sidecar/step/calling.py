@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
+from iterum_sidecar.step.fragments import making_of
 from iterum_sidecar.step.making import Result
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def call(function: Callable[..., Any], work: Work) -> list[Result]:
     """
     try:
         _take_all(work, function(work))
-        return work.making.finish()
+        return making_of(work).finish()
     except BaseException:
-        work.making.discard()
+        making_of(work).discard()
         raise
 
 
@@ -49,9 +50,9 @@ async def call_async(function: Callable[..., Any], work: Work) -> list[Result]:
             await _take_each(work, outcome)
         else:
             _take_all(work, await outcome)
-        return work.making.finish()
+        return making_of(work).finish()
     except BaseException:
-        work.making.discard()
+        making_of(work).discard()
         raise
 
 
@@ -88,10 +89,10 @@ async def _take_each(work: Work, outcome: AsyncIterable[object]) -> None:
 
 def _take(work: Work, item: object) -> None:
     if isinstance(item, Result):
-        work.making.give(item)
+        making_of(work).give(item)
     elif isinstance(item, (str, os.PathLike)):
-        if not work.making.is_made_by_block(item):
-            work.making.give(work.result(item))
+        if not making_of(work).is_made_by_block(item):
+            making_of(work).give(work.result(item))
     elif item is not None:
         raise TypeError(f"the function gave {_kind(item)}; it may give back {_WHAT_MAY_BE}")
 

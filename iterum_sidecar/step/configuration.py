@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["Configuration", "config", "config_file", "given"]
+__all__ = ["Configuration", "check_channel", "config", "config_file", "given"]
 
 #: Seconds between looks for a config file that is not there yet.
 _LOOK_EVERY = 0.05
@@ -48,7 +48,8 @@ def config() -> dict[str, Any]:
 def config_file(name: str, *, timeout: float = 60.0) -> Path:
     """Return the path of the config file that the configuration's `config_files` calls by this name.
 
-    Waits for it, in its thread, up to `timeout` seconds, because the sidecar may still be fetching it.
+    Waits for it, in its thread, up to `timeout` seconds, because the sidecar may still be fetching it. An async step
+    leaves that to another thread: `await anyio.to_thread.run_sync(config_file, name)`.
 
     Raises:
         LookupError: the configuration names no such file.
@@ -70,6 +71,27 @@ def config_file(name: str, *, timeout: float = 60.0) -> Path:
             )
         time.sleep(_LOOK_EVERY)
     return path
+
+
+def check_channel(channel: str | None) -> None:
+    """Hold the output channel of a result against the configuration, where that can tell which there are.
+
+    Raises:
+        ValueError: `queue_mapping` has no such channel, so that the sidecar would refuse the result.
+    """
+    if not channel:
+        return
+    mapping = config().get("queue_mapping")
+    if not isinstance(mapping, dict):
+        # A step that is tried is often given a part of its configuration, or none, and a container may have none.
+        if given.get() is not None or not _present().text.strip():
+            return
+        mapping = {}
+    if channel not in mapping:
+        known = ", ".join(map(repr, mapping)) or "none"
+        raise ValueError(
+            f"the configuration has no output channel {channel!r} (it has {known}); name it under `queue_mapping`"
+        )
 
 
 def _present() -> Configuration:

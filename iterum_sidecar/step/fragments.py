@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from iterum_sidecar.step.configuration import check_channel
 from iterum_sidecar.step.files import File
 from iterum_sidecar.step.making import Creation, Origin, decode_custom, encode_custom
 from iterum_sidecar.step.wire import NOTHING
@@ -13,6 +14,7 @@ from iterum_sidecar.step.wire import NOTHING
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from msgspec import Raw
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.step.making import Making, Result
     from iterum_sidecar.step.wire import Handout
 
-__all__ = ["Batch", "File", "Fragment"]
+__all__ = ["Batch", "File", "Fragment", "making_of"]
 
 
 class _Source(ABC):
@@ -31,14 +33,9 @@ class _Source(ABC):
     def __init__(self, making: Making) -> None:
         self._making = making
 
-    @property
-    def making(self) -> Making:
-        """What the present call makes; for the client itself."""
-        return self._making
-
     def create(
         self, name: str, *, channel: str | None = None, custom: Mapping[str, Any] | None = None
-    ) -> Creation:
+    ) -> AbstractContextManager[Path, None]:
         """Give a path to write a file of that logical name to; the file is a result when the `with` block ends well.
 
         `channel` is the output channel that it goes to, as `queue_mapping` of the configuration names it; the step's
@@ -46,8 +43,8 @@ class _Source(ABC):
         fragment's, and a batch's none.
 
         Raises:
-            ValueError: at the block's end: there is no file, or its name cannot be one (a name is relative and has no
-                `..`). The file is removed when the block ends with an error.
+            ValueError: the configuration has no such channel. At the block's end: there is no file, or its name cannot
+                be one (a name is relative and has no `..`). The file is removed when the block ends with an error.
         """
         return Creation(self._making, name, self._origin(channel, custom))
 
@@ -72,7 +69,8 @@ class _Source(ABC):
         files excepted.
 
         Raises:
-            ValueError: there is no such file, or it is outside the volume; a name that cannot be one.
+            ValueError: there is no such file, or it is outside the volume, or an input file of another fragment than
+                the result comes of; a name that cannot be one; a channel that the configuration does not have.
         """
         names = [name] if isinstance(name, str) else name
         return self._making.result(paths, names, self._origin(channel, custom))
@@ -96,7 +94,7 @@ class Fragment(_Source):
         self.predecessors = tuple(metadata.predecessors or ())
         """The IDs of the fragments that it was made of."""
         self._custom: Raw = metadata.custom
-        making.know(self.files)
+        making.know(self.files, self.id)
 
     @property
     def custom(self) -> dict[str, Any]:
@@ -108,6 +106,7 @@ class Fragment(_Source):
         return decode_custom(self._custom)
 
     def _origin(self, channel: str | None, custom: Mapping[str, Any] | None) -> Origin:
+        check_channel(channel)
         own = self._custom if custom is None else encode_custom(custom)
         return Origin([self.id], channel, own)
 
@@ -142,11 +141,17 @@ class Batch(_Source, Sequence[Fragment]):
         return len(self._fragments)
 
     def _origin(self, channel: str | None, custom: Mapping[str, Any] | None) -> Origin:
+        check_channel(channel)
         own = NOTHING if custom is None else encode_custom(custom)
         return Origin([fragment.id for fragment in self._fragments], channel, own)
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} fragments: {_named(self.files)}>"
+
+
+def making_of(work: Fragment | Batch) -> Making:
+    """Return what the present call makes, which the function itself has no use for."""
+    return work._making
 
 
 def _named(files: Sequence[File]) -> str:

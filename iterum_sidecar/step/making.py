@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,21 @@ from iterum_sidecar.step.files import File
 from iterum_sidecar.step.wire import NOTHING, result_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from iterum_sidecar.step.volume import Volume
 
-__all__ = ["Creation", "Making", "Origin", "Result", "decode_custom", "encode_custom", "frames_of"]
+__all__ = [
+    "Creation",
+    "Making",
+    "Origin",
+    "Result",
+    "decode_custom",
+    "encode_custom",
+    "frames_of",
+    "moved",
+]
 
 
 class Origin:
@@ -66,10 +74,6 @@ class Result:
         """The IDs of the fragments that it was made of."""
         return tuple(self._origin.predecessors)
 
-    def moved(self, files: Sequence[File]) -> Result:
-        """Return the same result with its files at other paths."""
-        return Result(self._making, tuple(files), self._origin)
-
     def __repr__(self) -> str:
         names = ", ".join(repr(file.name) for file in self.files)
         return f"<Result {names}{f' for {self.channel!r}' if self.channel else ''}>"
@@ -78,22 +82,28 @@ class Result:
 class Making:
     """All that one call of the function makes; nothing of it is sent before the call has ended well."""
 
-    __slots__ = ("_created", "_identities", "_names", "_results", "_unreturned", "_volume")
+    __slots__ = (
+        "_created", "_identities", "_names", "_owners", "_results", "_unreturned", "_volume",
+    )  # fmt: skip
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._names: dict[str, str] = {}
         """The logical names of paths that are known, by path."""
+        self._owners: dict[str, str] = {}
+        """The IDs of the fragments that input files are of, by path."""
         self._created: dict[str, Creation | None] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
         """What the files of results were when they became that."""
         self._results: dict[Result, None] = {}
         self._unreturned: dict[Result, None] = {}
 
-    def know(self, files: Sequence[File]) -> None:
-        """Note the logical names of input files."""
+    def know(self, files: Sequence[File], fragment_id: str) -> None:
+        """Note the input files of a fragment."""
         for file in files:
-            self._names[os.fspath(file)] = file.name
+            path = os.fspath(file)
+            self._names[path] = file.name
+            self._owners[os.path.abspath(path)] = fragment_id
 
     def new_path(self, name: str, creation: Creation | None = None) -> str:
         """Return a path for an output of that logical name, at which there is nothing yet."""
@@ -122,6 +132,7 @@ class Making:
             path = self._path_of(given)
             own_name = self._names.get(os.fspath(given)) or os.path.basename(path)
             name = own_name if names is None else names[number]
+            self._check_owner(path, name, origin.predecessors)
             identity = self._volume.identity(path, name)
             if self._identities.setdefault(path, identity) != identity:
                 raise ValueError(
@@ -132,6 +143,15 @@ class Making:
         made = Result(self, tuple(files), origin)
         self._unreturned[made] = None
         return made
+
+    def _check_owner(self, path: str, name: str, predecessors: list[str]) -> None:
+        """Refuse an input file of another fragment, as a sidecar would, which then could not say at which line it was."""
+        # What comes of several comes of the whole batch, and every input file of this call is of that.
+        if len(predecessors) == 1 and self._owners.get(path) not in {None, *predecessors}:
+            raise ValueError(
+                f"{name!r} is an input file of another fragment of the batch: make the result of the batch, with"
+                " `batch.result`, or of a copy at a path from `new_path`"
+            )
 
     def _path_of(self, given: str | os.PathLike[str]) -> str:
         path = os.fspath(given)
@@ -168,7 +188,7 @@ class Making:
             )
         results = list(self._results)
         sent = {os.fspath(file) for each in results for file in each.files}
-        _remove(path for path in self._created if path not in sent)
+        _remove((path for path in self._created if path not in sent), sent)
         return results
 
     def discard(self) -> None:
@@ -234,6 +254,11 @@ def frames_of(results: Iterable[Result]) -> list[bytes]:
     return [result._frame for result in results]
 
 
+def moved(result: Result, files: Sequence[File]) -> Result:
+    """Return the same result with its files at other paths."""
+    return Result(result._making, tuple(files), result._origin)
+
+
 def encode_custom(custom: Mapping[str, Any]) -> Raw:
     """Return metadata as it travels; nothing for an empty dictionary.
 
@@ -262,8 +287,16 @@ def decode_custom(custom: Raw) -> dict[str, Any]:
     return value
 
 
-def _remove(paths: Iterable[str]) -> None:
+def _remove(paths: Iterable[str], sent: Collection[str] = ()) -> None:
+    """Remove files, and folders with all that is in them, unless a file that is to be sent is there."""
     for path in paths:
         # What is gone already, or cannot be removed, is no reason to fail: nothing was sent of it.
-        with suppress(OSError):
+        try:
             os.unlink(path)
+        except IsADirectoryError:
+            if not any(each.startswith(f"{path}/") for each in sent):
+                import shutil
+
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass

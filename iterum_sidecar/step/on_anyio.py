@@ -9,6 +9,7 @@ import anyio
 
 from iterum_sidecar.step.attempts import Attempts, GivenUp
 from iterum_sidecar.step.calling import call_async, report_failure
+from iterum_sidecar.step.fragments import making_of
 from iterum_sidecar.step.session import Session
 from iterum_sidecar.step.volume import Volume
 from iterum_sidecar.step.wire import SidecarRefused
@@ -138,7 +139,7 @@ class _Client:
             to_send = session.done(work, results)
         sent = await _send(outputs, to_send)
         if not sent:
-            work.making.discard()
+            making_of(work).discard()
         return sent == len(to_send)
 
 

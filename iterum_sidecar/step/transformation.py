@@ -33,10 +33,10 @@ class Transform(Generic[P, R_co]):
         """See `transform`, which is the usual way to make one.
 
         Raises:
+            TypeError: it cannot be called with a fragment alone.
             ValueError: a number that cannot be.
         """
-        if not callable(function):
-            raise ValueError(f"@transform is for a function, not for {function!r}")
+        _check_callable(function)
         if type(concurrency) is not int or concurrency < 1:
             raise ValueError(f"concurrency is a whole number from 1 on, not {concurrency!r}")
         if gather is not None and gather != "all" and (type(gather) is not int or gather < 1):
@@ -49,8 +49,9 @@ class Transform(Generic[P, R_co]):
         """How many fragments make a batch; None when it works on one fragment at a time."""
         self.is_async = _is_async(function)
         """Whether it is an async function or an async generator."""
-        update_wrapper(self, function)
-        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        # The attributes of an object that is called like a function are not the step's own.
+        update_wrapper(self, function, updated=())
+        self.__name__ = _name(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function itself."""
@@ -118,17 +119,65 @@ def transform(
     `concurrency` is how many fragments it works on at a time: in threads, or tasks if it is async. With `gather` it is
     called with a `Batch` of so many fragments; the last one holds what is left, and `"all"` is one batch of everything
     that this process gets.
+
+    Raises:
+        TypeError: it cannot be called with a fragment alone.
+        ValueError: a number that cannot be.
     """
     if function is None:
         return partial(Transform, concurrency=concurrency, gather=gather)
     return Transform(function, concurrency=concurrency, gather=gather)
 
 
+def _check_callable(function: object) -> None:
+    """Refuse, where it is decorated, what would fail on every fragment.
+
+    Raises:
+        TypeError: the text says why, and what to do instead.
+    """
+    if isinstance(function, Transform):
+        raise TypeError(f"{function.__name__} is a step already; it needs no second @transform")
+    if inspect.isclass(function):
+        raise TypeError(
+            f"@transform is for a function, not for the class {function.__name__}: give it an object of the class that"
+            f" can be called, transform({function.__name__}(…))"
+        )
+    if not callable(function):
+        raise TypeError(f"@transform is for a function, not for {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # some functions written in C do not tell
+    try:
+        signature.bind(None)
+    except TypeError:
+        name, names = _name(function), list(signature.parameters)
+        if names[:1] == ["self"]:
+            remedy = f"of a method, make a step with its object, transform(thing.{name})"
+        elif names:
+            remedy = "give the others defaults, or values by functools.partial"
+        else:
+            remedy = "let it take one"
+        raise TypeError(
+            f"a step is called with one argument, its fragment or batch, and {name}({', '.join(names)}) cannot be: {remedy}"
+        ) from None
+
+
+def _innermost(function: object) -> object:
+    """Return what is called in the end, without each `partial` and `staticmethod` around it."""
+    while isinstance(function, (partial, staticmethod)):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return function
+
+
+def _name(function: object) -> str:
+    inner = _innermost(function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
 def _is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it gives something to be awaited, or iterated asynchronously."""
-    inner: object = function
-    while isinstance(inner, partial):
-        inner = inner.func
+    inner = _innermost(function)
     if not inspect.isroutine(inner) and not inspect.isclass(inner):
         inner = type(inner).__call__
     return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)

@@ -14,7 +14,7 @@ from iterum_sidecar.messages import KILL_MESSAGE, LocalFile, LocalFragment, Loca
 from iterum_sidecar.step.calling import call, call_async
 from iterum_sidecar.step.configuration import Configuration, given
 from iterum_sidecar.step.files import File
-from iterum_sidecar.step.making import encode_custom
+from iterum_sidecar.step.making import encode_custom, moved
 from iterum_sidecar.step.session import Session
 from iterum_sidecar.step.transformation import Transform
 from iterum_sidecar.step.volume import Volume
@@ -150,7 +150,7 @@ def _copy(source: StrPath, target: str) -> str:
 
 def _copy_results(results: list[Result], into: StrPath) -> list[Result]:
     taken: set[str] = set()
-    moved = []
+    copied = []
     for result in results:
         files = []
         for file in result.files:
@@ -161,8 +161,8 @@ def _copy_results(results: list[Result], into: StrPath) -> list[Result]:
                 name = f"{stem}-{number}{extension}"
             taken.add(name)
             files.append(File(file.name, _copy(file, os.path.join(os.path.abspath(into), name))))
-        moved.append(result.moved(files))
-    return moved
+        copied.append(moved(result, files))
+    return copied
 
 
 def _configuration(config: Mapping[str, Any], directory: str) -> Configuration:

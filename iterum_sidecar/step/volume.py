@@ -52,8 +52,8 @@ class Volume:
         prefix = next((each for each in self._prefixes if absolute.startswith(each)), None)
         if prefix is None:
             raise ValueError(
-                f"{path!r} is outside the volume {self.root}, so the sidecar cannot take it: make the file at a"
-                " path from `fragment.create(name)` or `fragment.new_path(name)`"
+                f"{path!r} is outside the volume of the step: a path or text that is given back names a file that was"
+                " made at a path from `fragment.create(name)` or `fragment.new_path(name)`"
             )
         parent = os.path.dirname(absolute[len(prefix) :])
         if os.path.realpath(os.path.dirname(absolute)) != os.path.join(self._real, parent).rstrip(

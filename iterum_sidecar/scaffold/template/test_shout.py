@@ -1,4 +1,4 @@
-"""Tests of the step, which need no pipeline: `python test_shout.py`, or `pytest`."""
+"""Tests of the step, which need no pipeline: `python test_shout.py`, or `pytest` where that is installed."""
 
 from pathlib import Path
 

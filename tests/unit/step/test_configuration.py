@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import anyio.to_thread
 import pytest
 
-from iterum_sidecar.step import config, config_file
+from iterum_sidecar.step import Fragment, config, config_file, run_on, transform
 from iterum_sidecar.step.surroundings import (
     Surroundings,
     SurroundingsMissing,
@@ -79,6 +80,25 @@ def test_a_config_file_is_waited_for(volume: Path) -> None:
     timer.start()
     assert config_file("words").read_text() == "words"
     timer.join()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_async_step_leaves_the_waiting_to_another_thread(
+    tmp_path: Path, backend: Literal["asyncio", "trio"]
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("cat")
+
+    @transform
+    async def step(fragment: Fragment) -> None:
+        path = await anyio.to_thread.run_sync(config_file, "words")
+        with fragment.create("x") as made:
+            made.write_text(path.read_text())
+
+    # What `run_on` gives is found in the other thread, too.
+    config = {"config_files": {"words": words}}
+    (result,) = run_on(step, words, config=config, backend=backend)
+    assert result.files[0].path.read_text() == "cat"
 
 
 def test_a_config_file_that_does_not_come_is_told(volume: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_fault_of_what_it_gave_back_is_placed_at_its_definition() -> None:
         return 7
 
     class Work:
-        class making:
+        class _making:
             @staticmethod
             def discard() -> None: ...
 

@@ -87,6 +87,41 @@ def test_a_generators_own_cleaning_comes_before_ours(cat: Path) -> None:
     assert order == ["exists"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_at_a_new_path_is_removed_with_what_is_in_it(cat: Path, fails: bool) -> None:
+    seen: list[Path] = []
+
+    @transform
+    def scratch(fragment: Fragment) -> Path:
+        folder = fragment.new_path("parts")
+        (folder / "deep").mkdir(parents=True)
+        for name in ("a", "deep/b"):
+            (folder / name).touch()
+        seen.append((folder / "a").rename(fragment.new_path("kept")))
+        if fails:
+            raise KeyError
+        return seen[0]
+
+    if fails:
+        with pytest.raises(KeyError):
+            run_on(scratch, cat)
+    else:
+        run_on(scratch, cat)
+    assert outputs_of(seen) == ([] if fails else [seen[0].name])
+
+
+def test_a_folder_with_a_result_in_it_stays(cat: Path) -> None:
+    @transform
+    def within(fragment: Fragment) -> Path:
+        folder = fragment.new_path("parts")
+        folder.mkdir()
+        (folder / "a").touch()
+        return folder / "a"
+
+    (result,) = run_on(within, cat)
+    assert result.files[0].path.exists()
+
+
 def test_a_new_path_that_is_in_no_result_is_removed(cat: Path) -> None:
     seen: list[Path] = []
 

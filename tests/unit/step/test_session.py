@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterum_sidecar.framing import FrameReader, encode_frame
-from iterum_sidecar.step.fragments import Batch, Fragment
+from iterum_sidecar.step.fragments import Batch, Fragment, making_of
 from iterum_sidecar.step.session import Session, Work
 from iterum_sidecar.step.volume import Volume
 from iterum_sidecar.step.wire import SidecarRefused
@@ -127,7 +127,7 @@ def test_results_go_before_the_done(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         with work.create(name, channel="c" if name == "b.txt" else None) as path:
             path.write_text("x")
-    sent = messages(session.done(work, work.making.finish()))
+    sent = messages(session.done(work, making_of(work).finish()))
     assert [each.get("files", [{}])[0].get("name") for each in sent] == ["a.txt", "b.txt", None]
     assert sent[0]["metadata"] == {"predecessors": [fragment_id(1)]}
     assert sent[1]["metadata"] == {"predecessors": [fragment_id(1)], "output_channel": "c"}
@@ -142,7 +142,7 @@ def test_frames_are_joined_only_for_a_sidecar_that_says_what_it_accepts(tmp_path
         assert work is not None
         with work.create("a") as path:
             path.touch()
-        assert len(session.done(work, work.making.finish())) == pieces
+        assert len(session.done(work, making_of(work).finish())) == pieces
 
 
 def test_a_failure_is_told_only_to_a_sidecar_that_accepts_it(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_every_fragment_of_a_batch_is_done_or_failed(tmp_path: Path) -> None:
     assert work is not None
     with work.create("a") as path:
         path.touch()
-    result, *dones = messages(session.done(work, work.making.finish()))
+    result, *dones = messages(session.done(work, making_of(work).finish()))
     assert result["metadata"]["predecessors"] == [fragment_id(1), fragment_id(2)]
     assert dones == [{"fragment_id": fragment_id(1)}, {"fragment_id": fragment_id(2)}]
     failed = messages(session.failed(work, "no"))

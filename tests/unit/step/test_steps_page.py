@@ -1,4 +1,4 @@
-"""`docs/steps.md` against the code: every example is run, every name, number and text that it quotes is held against its source."""
+"""`docs/steps.md` against the code: every example of it is run. `test_steps_page_words.py` looks at the rest."""
 
 from __future__ import annotations
 
@@ -9,46 +9,24 @@ import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from iterum_sidecar.messages import MOST_GATHERED, Failed, Gathers, decode_transformation_message
+from iterum_sidecar.exit_codes import ExitCode
 from iterum_sidecar.pipeline.lint import lint_file
-from iterum_sidecar.step import Result, Transform, attempts, run_on
-from iterum_sidecar.step.calling import LONGEST_REASON, describe
+from iterum_sidecar.step import Result, Transform, run_on
+from iterum_sidecar.step.calling import describe
+
+from .steps_page import BLOCK, blocks, page, programs, told_anywhere
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "steps.md"
-CLIENT = ROOT / "iterum_sidecar" / "step"
 TEST = "test_shout.py"
 PYTERUM = "old_shout.py"
-
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@cache
-def page() -> str:
-    return PAGE.read_text(encoding="utf-8")
-
-
-def told_anywhere(text: str) -> bool:
-    """Whether the page says this, in however many lines."""
-    return text in " ".join(page().split())
-
-
-def blocks(language: str) -> list[str]:
-    return [text for found, text in _BLOCK.findall(page()) if found == language]
-
-
-def programs() -> dict[str, str]:
-    """Return the Python blocks by the file names in their first lines."""
-    return {block.partition("\n")[0].removeprefix("# "): block for block in blocks("python")}
+DEBUGGED = "try_shout.py"
 
 
 @pytest.fixture
@@ -76,8 +54,8 @@ def pipeline() -> str:
 
 
 def test_every_block_is_of_a_kind_that_is_checked_here() -> None:
-    assert {language for language, _ in _BLOCK.findall(page())} == {"python", "json", "sh", "text"}
-    assert page().count("\n```") == 2 * len(_BLOCK.findall(page()))
+    assert {language for language, _ in BLOCK.findall(page())} == {"python", "json", "sh", "text"}
+    assert page().count("\n```") == 2 * len(BLOCK.findall(page()))
 
 
 # -- Python
@@ -105,10 +83,19 @@ EXAMPLES = {
         [plain({"a.txt": "1\n2\n", "top/a.txt": "1\n", "bottom/a.txt": "2\n"})],
     ),
     "sorted_lines.py": Example({"a.txt": "2\n1\n"}, [plain({"a.txt.sorted": "1\n2\n"})]),
+    "parts.py": Example(
+        {"a b": "x\ny\n"}, [plain({"a b/part-aa": "x\n"}), plain({"a b/part-ab": "y\n"})]
+    ),
+    "capitals.py": Example({"a": "cat\ndog"}, [plain({"a": "CAT\nDOG"})]),
     "lines.py": Example(
         {"a.txt": "x\ny\n"}, [plain({"a.txt/0001.txt": "x"}), plain({"a.txt/0002.txt": "y"})]
     ),
     "reversed_text.py": Example({"a.txt": "cat"}, [plain({"a.txt": "tac"})]),
+    "without_words.py": Example(
+        {"a": "a cat or a mouse"},
+        [plain({"a": "a or a mouse"})],
+        config={"config_files": {"words": "words.txt"}},
+    ),
     "chapters.py": Example(
         {"b": "B", "a": "A", "c": "C"},
         [plain({"chapter-a": "AB"}), plain({"chapter-c": "C"})],
@@ -144,6 +131,9 @@ EXAMPLES = {
         ],
     ),
     "on_device.py": Example({"a": "cat"}, [plain({"a": "cat"})], config={"device": "words.txt"}),
+    "told.py": Example({"a": "cat"}, [plain({"a": "cat"})]),
+    # What the seed of `run_on`'s first fragment draws, in every process.
+    "sampled.py": Example({"a": "1\n2\n3\n4\n"}, [plain({"a": "3\n4\n"})]),
 }
 
 
@@ -163,7 +153,7 @@ def told(result: Result) -> tuple[str | None, dict[str, Any], dict[str, str]]:
 
 
 def test_every_program_is_run_by_one_of_these_tests() -> None:
-    assert set(programs()) == {*EXAMPLES, TEST, PYTERUM}
+    assert set(programs()) == {*EXAMPLES, TEST, PYTERUM, DEBUGGED}
     assert len(programs()) == len(blocks("python"))
     for name in EXAMPLES:
         step = name.removesuffix(".py")
@@ -213,6 +203,15 @@ def test_a_step_without_a_sidecar_says_what_the_page_shows(examples: Path) -> No
     assert run.stderr in blocks("text")
 
 
+def test_the_refusal_of_a_channel_is_what_the_page_quotes(examples: Path) -> None:
+    mapping = {"queue_mapping": {"short": "short-texts"}}
+    step = (examples / "by_length.py").read_text()
+    (examples / "misspelt.py").write_text(step.replace('"short"', '"shrot"'))
+    with pytest.raises(ValueError, match="shrot") as refused:
+        run_on(load(examples / "misspelt.py"), "texts/short.txt", config=mapping)
+    assert told_anywhere(f"`{str(refused.value).partition(';')[0]}`")
+
+
 # -- the shell's blocks, and the pipeline
 
 
@@ -225,7 +224,12 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.split("\n")[0])
 def test_what_is_to_be_typed_works(block: str, examples: Path) -> None:
     run = subprocess.run(
-        ["sh", "-ec", block], capture_output=True, text=True, env=environment(), check=False
+        ["sh", "-ec", block],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -237,7 +241,7 @@ def test_nothing_is_wrong_with_the_pipeline() -> None:
     assert read is not None
 
 
-def run_pipeline(text: str, output: str) -> dict[str, str]:
+def run_pipeline(text: str, output: str, *, expected_code: int = 0) -> dict[str, str]:
     """Run a pipeline on the texts, and return its results."""
     Path("tried.json").write_text(text)
     command = ["local", "tried.json", "--input", "texts", "--output", output]
@@ -248,7 +252,7 @@ def run_pipeline(text: str, output: str) -> dict[str, str]:
         env=environment(),
         check=False,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == expected_code, run.stdout + run.stderr
     delivered = [
         path
         for path in Path(output).rglob("*.txt")
@@ -265,89 +269,66 @@ def test_the_pipeline_leads_each_text_where_the_page_says() -> None:
     }
 
 
-@pytest.mark.usefixtures("examples")
-def test_the_step_of_pyterum_and_the_step_of_the_page_do_the_same() -> None:
-    results = []
-    for program in (PYTERUM, "shout.py"):
-        ported = {
-            "name": "ported",
+def pipeline_of(*command: str) -> str:
+    """Return a pipeline of one step."""
+    step = {
+        "name": "step",
+        "command": command,
+        "input_channel": "texts",
+        "output_channel": "results",
+    }
+    return json.dumps(
+        {
+            "name": "tried",
             "fragmenter": {"output_channel": "texts"},
-            "steps": [
-                {
-                    "name": "shout",
-                    "command": ["python", program],
-                    "input_channel": "texts",
-                    "output_channel": "results",
-                }
-            ],
+            "steps": [step],
             "combiner": {"input_channel": "results"},
         }
-        results.append(run_pipeline(json.dumps(ported), f"of-{program}"))
-    assert (
-        results
-        == [{"loud/short.txt": "A CAT", "loud/animals/long.txt": "A DOG AND A CAT AND A BIRD"}] * 2
     )
 
 
-# -- what is quoted
+SHOUTED = {"loud/short.txt": "A CAT", "loud/animals/long.txt": "A DOG AND A CAT AND A BIRD"}
 
 
-def section(title: str) -> str:
-    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", page(), re.MULTILINE | re.DOTALL)
-    return str(text)
+@pytest.mark.usefixtures("examples")
+@pytest.mark.parametrize("program", [PYTERUM, "shout.py"])
+def test_the_step_of_pyterum_and_the_step_of_the_page_do_the_same(program: str) -> None:
+    assert run_pipeline(pipeline_of("python", program), "results") == SHOUTED
 
 
-def first_cells(text: str) -> list[str]:
-    return re.findall(r"^\| `?([^|`]+?)`? \|", text, re.MULTILINE)[1:]
+def test_another_interpreter_is_a_path_relative_to_the_pipeline_file(examples: Path) -> None:
+    (examples / "venv").symlink_to(sys.prefix)
+    assert run_pipeline(pipeline_of("venv/bin/python", "shout.py"), "results") == SHOUTED
 
 
-def test_the_variables_are_those_that_the_client_reads() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in CLIENT.glob("*.py"))
-    read = set(re.findall(r'"((?:DATA|ITERUM|TRANSFORMATION)_[A-Z_]+)"', source))
-    assert read == set(first_cells(section("Variables")))
-
-
-def test_the_messages_beyond_the_contract_are_what_a_sidecar_reads() -> None:
-    messages = [json.loads(cell) for cell in first_cells(section("Beside other sidecars"))]
-    messages[0]["failed"]["fragment_id"] = 64 * "a"
-    kinds = [type(decode_transformation_message(json.dumps(each).encode())) for each in messages]
-    assert kinds == [Failed, Gathers]
+def test_what_a_step_logs_is_where_the_page_says(examples: Path) -> None:
+    run_pipeline(pipeline_of("python", "told.py"), "results")
+    log = (examples / "results" / "logs" / "step-1.log").read_text()
+    assert len(re.findall(r"^INFO:root:\S{64} has 1 files$", log, re.MULTILINE)) == len(TEXTS)
 
 
 @pytest.mark.parametrize(
-    "limit",
-    [
-        f"{MOST_GATHERED:,}",
-        f"{LONGEST_REASON:,} characters",
-        f"in {attempts.FIRST_LIMIT / 60:.0f} minutes",
-        f"in {attempts.RETURN_LIMIT:.0f} s",
-    ],
+    ("call", "error"), [("input()", "EOFError"), ("breakpoint()", "bdb.BdbQuit")]
 )
-def test_the_limits_are_those_of_the_code(limit: str) -> None:
-    assert told_anywhere(limit)
+def test_a_step_has_nobody_to_ask(examples: Path, call: str, error: str) -> None:
+    step = (examples / "shout.py").read_text()
+    (examples / "asks.py").write_text(step.replace("    for file", f"    {call}\n    for file"))
+    run_pipeline(pipeline_of("python", "asks.py"), "results", expected_code=ExitCode.DEAD_LETTERS)
+    log = (examples / "results" / "logs" / "step-1.log").read_text()
+    assert re.search(rf"^{re.escape(error)}", log, re.MULTILINE)
+    assert len([*(examples / "results" / "failed").glob("step/*/input/*")]) == len(TEXTS)
 
 
-def test_what_is_quoted_of_logs_is_what_the_code_says() -> None:
-    source = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "iterum_sidecar").rglob("*.py")
+def test_the_debugger_stops_where_the_step_fails(examples: Path) -> None:
+    step = (examples / "shout.py").read_text()
+    (examples / "shout.py").write_text(step.replace("        with", "        1 / 0\n        with"))
+    (command,) = [block for block in blocks("sh") if DEBUGGED in block]
+    run = subprocess.run(
+        ["sh", "-ec", command],
+        input="p file.name\nq\n",
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
     )
-    for quoted in (
-        "this sidecar is told of a failure by the end of the process only",
-        "ITERUM_CONFIG maps no queue to the output channel",
-        "the transformation is at work and finishes nothing",
-    ):
-        assert told_anywhere(quoted)
-        assert quoted in source
-
-
-def test_everything_that_can_be_imported_is_told_of() -> None:
-    from iterum_sidecar import step
-
-    for name in step.__all__:
-        if name != "Transform":  # what `@transform` makes; nobody needs its name
-            assert re.search(rf"`@?{name}\b|\b{name}\(", page()), name
-
-
-def test_links_lead_to_pages() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page()):
-        assert (PAGE.parent / target).is_file(), target
+    assert "'short.txt'" in run.stdout
