@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from iterum_sidecar.stores.port import BucketMissing, StoreError, StoreRefused
+from iterum_sidecar.tls import tls_advice
 
 if TYPE_CHECKING:
     from iterum_sidecar.patience import Patience
@@ -51,9 +52,16 @@ class StoreFaults:
         self._patience = patience
         self._reads: dict[str, int] = {}
         self._made_in_vain = False
+        self._answered = False
+
+    @property
+    def available(self) -> bool:
+        """Whether the store has answered as it should, and nobody has had to wait for it since."""
+        return self._answered and not self._patience.is_waiting
 
     def succeeded(self, bucket: str = "") -> None:
         """A request went well; `bucket` is named for a read of one of its objects."""
+        self._answered = True
         self._patience.over()
         self._made_in_vain = False
         if bucket:
@@ -78,22 +86,26 @@ class StoreFaults:
             try:
                 await self._check_own_bucket()
             except StoreError as own:
-                await self._patience.wait(f"{error}; and for our own bucket: {own}")
+                advice = tls_advice(own, "SIDECAR_STORE_SERVER_NAME")
+                await self._patience.wait(f"{error}; and for our own bucket: {own}{advice}")
+                return False
+            if isinstance(error, StoreRefused) and error.is_outdated():
+                # Other keys came meanwhile. What was read with them proves nothing of a refusal of the old ones.
                 return False
             barred = isinstance(error, StoreRefused) and error.code in _ACCESS_CODES
             read_since = reads_before is not None and self.reads(error.bucket) > reads_before
             if not barred or read_since:
                 return True
-        await self._patience.wait(str(error))
+        await self.wait(error)
         return False
 
-    async def wait(self, reason: str) -> None:
-        """Wait until it is time to try again.
+    async def wait(self, error: StoreError) -> None:
+        """Wait until it is time to try again what failed with this error.
 
         Raises:
             ServiceLost: the store has been away for SIDECAR_SERVICE_TIMEOUT.
         """
-        await self._patience.wait(reason)
+        await self._patience.wait(f"{error}{tls_advice(error, 'SIDECAR_STORE_SERVER_NAME')}")
 
     async def _make_own_bucket(self, error: StoreError) -> None:
         refusal: StoreError | None = None

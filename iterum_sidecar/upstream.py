@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import trio
 
 from iterum_sidecar.exit_codes import ManagerForgot
 from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.tls import tls_advice
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 __all__ = ["ManagerWatch", "NoManager", "PretendedManager", "Upstream", "watch_for"]
@@ -64,11 +66,22 @@ class _Answer(msgspec.Struct):
 
 
 class ManagerWatch:
-    """Asks Iterum's manager once a second; `is_idle` tells whether nothing is in flight here."""
+    """Asks Iterum's manager once a second; `is_idle` tells whether nothing is in flight here.
+
+    An https manager is verified as `ssl_context` says, or by the HTTP client's own authorities where that is None.
+    """
 
     def __init__(
-        self, url: str, pipeline_hash: str, step: str, is_idle: Callable[[], bool]
+        self,
+        url: str,
+        pipeline_hash: str,
+        step: str,
+        is_idle: Callable[[], bool],
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        # Without what may stand before it: a password.
+        self._peer = urlsplit(url).netloc.rpartition("@")[2]
+        self._ssl_context = ssl_context
         self._address = f"{url}/pipeline/{quote(pipeline_hash, safe='')}/{quote(step, safe='')}/upstream_finished"
         self._is_idle = is_idle
         self._answered = False
@@ -86,7 +99,7 @@ class ManagerWatch:
         httpx2 = await trio.to_thread.run_sync(_import_httpx2)
 
         # Loading the authorities takes 20 ms of CPU; a plain http:// manager needs none.
-        verify = self._address.startswith("https:")
+        verify = self._address.startswith("https:") and (self._ssl_context or True)
         async with httpx2.AsyncClient(timeout=ANSWER_DEADLINE, verify=verify) as client:
             while True:
                 try:
@@ -94,7 +107,9 @@ class ManagerWatch:
                     with trio.fail_after(ANSWER_DEADLINE):
                         response = await client.get(self._address)
                 except (httpx2.HTTPError, trio.TooSlowError) as error:
-                    self._failed(f"{type(error).__name__}: {error}")
+                    advice = tls_advice(error, "the host in MANAGER_URL")
+                    text = f": {error}" if str(error) else ""
+                    self._failed(f"{self._peer}: {type(error).__name__}{text}{advice}")
                 else:
                     if self._is_finished(response.status_code, response.content):
                         return
@@ -149,14 +164,18 @@ class ManagerWatch:
 
 
 def watch_for(
-    manager_url: str, pipeline_hash: str, step: str, is_idle: Callable[[], bool]
+    manager_url: str,
+    pipeline_hash: str,
+    step: str,
+    is_idle: Callable[[], bool],
+    ssl_context: ssl.SSLContext | None = None,
 ) -> Upstream:
-    """Return the watch that a MANAGER_URL asks for."""
+    """Return the watch that a MANAGER_URL asks for; `ssl_context` as in `ManagerWatch`."""
     if not manager_url:
         return NoManager()
     if "dummy" in manager_url:
         return PretendedManager()
-    return ManagerWatch(manager_url, pipeline_hash, step, is_idle)
+    return ManagerWatch(manager_url, pipeline_hash, step, is_idle, ssl_context)
 
 
 def _import_httpx2():  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module has no better type than its own

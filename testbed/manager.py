@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import ssl
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from testbed.ports import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from testbed.tls import Tls
 
 __all__ = ["Manager", "running_manager"]
 
@@ -30,8 +33,8 @@ class Manager:
 
 
 @contextlib.contextmanager
-def running_manager(*, finished: bool = False) -> Iterator[Manager]:
-    """Run a manager in a thread; its `url` is what MANAGER_URL is set to."""
+def running_manager(*, finished: bool = False, tls: Tls | None = None) -> Iterator[Manager]:
+    """Run a manager in a thread, over TLS if that is given; its `url` is what MANAGER_URL is set to."""
     manager = Manager(finished=finished)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -48,7 +51,11 @@ def running_manager(*, finished: bool = False) -> Iterator[Manager]:
             """Keep quiet."""
 
     with http.server.ThreadingHTTPServer((LOCAL, 0), Handler) as server:
-        manager.url = f"http://{LOCAL}:{server.server_port}"
+        manager.url = f"{'http' if tls is None else 'https'}://{LOCAL}:{server.server_port}"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )

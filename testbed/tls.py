@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import trustme
 
 if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = ["Tls", "make_tls"]
@@ -24,8 +26,13 @@ class Tls:
     client_key: Path
 
 
-def make_tls(directory: Path) -> Tls:
-    """Make an authority, and certificates by it for a server on this machine and for a client."""
+def make_tls(
+    directory: Path,
+    *,
+    names: Sequence[str] = ("localhost", "127.0.0.1"),
+    not_after: dt.datetime | None = None,
+) -> Tls:
+    """Make an authority, and certificates by it for a client and for a server of these names, valid until then."""
     directory.mkdir(parents=True, exist_ok=True)
     tls = Tls(
         *(
@@ -34,7 +41,7 @@ def make_tls(directory: Path) -> Tls:
         )
     )
     authority = trustme.CA()
-    server = authority.issue_cert("localhost", "127.0.0.1")
+    server = authority.issue_cert(*names, not_after=not_after)
     client = authority.issue_cert("client@example.org", common_name="client")
     authority.cert_pem.write_to_path(str(tls.authority))
     server.private_key_pem.write_to_path(str(tls.key))

@@ -27,7 +27,7 @@ from iterum_sidecar.amqp.methods import spec_name
 from iterum_sidecar.amqp.transport import StreamFactory, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from iterum_sidecar.amqp.parameters import ConnectionParameters
 
@@ -59,6 +59,7 @@ class Connection:
         self._agreement = agreement
         self._reader = handshake.reader
         self._early_frames = handshake.frames
+        self._server_properties = handshake.server_properties
         self._channels: dict[int, ChannelState] = {}
         self._owner = trio.CancelScope()
         # The tasks outlive a cancellation of the owner, who has yet to say goodbye; then this scope ends them.
@@ -77,6 +78,11 @@ class Connection:
     def epoch(self) -> int:
         """The number of this connection, which grows with each one of the process."""
         return self._link.epoch
+
+    @property
+    def server_properties(self) -> Mapping[str, object]:
+        """What the broker says of itself: `product` and `version`, as RabbitMQ has them, and more."""
+        return self._server_properties
 
     @property
     def blocked(self) -> str | None:

@@ -5,6 +5,7 @@ The tree is small on purpose: a supervisor asks `retryable`, a caller asks for t
     AmqpError
     ├── ConnectError                  the connection never came to be
     │   ├── HandshakeTimeout
+    │   ├── EndedAfterTls
     │   └── AccessRefused
     ├── ConnectionLost                it was there, and is gone
     │   ├── ConnectionClosedByBroker
@@ -75,6 +76,14 @@ class HandshakeTimeout(ConnectError):
         self.args = (step, seconds)
         self.step = step
         self.seconds = seconds
+
+
+class EndedAfterTls(ConnectError):
+    """The broker ended the connection between the TLS handshake and its own first word.
+
+    With TLS 1.3 it looks at the client's certificate only then. Its alert says what is wrong with it, but is overtaken
+    by the reset of the connection as often as not.
+    """
 
 
 class AccessRefused(ConnectError):

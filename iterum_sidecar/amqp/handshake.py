@@ -16,13 +16,14 @@ from iterum_sidecar.amqp.errors import (
     AccessRefused,
     ConnectError,
     ConnectionClosedByBroker,
+    EndedAfterTls,
     HandshakeTimeout,
     ProtocolViolation,
 )
 from iterum_sidecar.amqp.methods import spec_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pamqp.base import Frame as Method
 
@@ -60,21 +61,23 @@ class Agreement(NamedTuple):
 
 
 class Handshake:
-    """One handshake over `stream`; frames that come after it are left in `frames`."""
+    """One handshake over `stream`; frames that come after it are left in `frames`, what the broker says of itself in `server_properties`."""
 
     def __init__(self, stream: trio.abc.Stream, parameters: ConnectionParameters) -> None:
         self.reader = codec.FrameReader(codec.INITIAL_FRAME_MAX)
         self.frames: Iterator[codec.RawFrame] = iter(())
+        self.server_properties: Mapping[str, object] = {}
         self._stream = stream
         self._parameters = parameters
 
     async def run(self, heartbeat: int, connection_name: str) -> Agreement:
         """Open the connection.
 
-        Raises HandshakeTimeout, AccessRefused, ConnectError when the stream ends or the broker cannot do
-        what is needed, ConnectionClosedByBroker, and ProtocolViolation.
+        Raises HandshakeTimeout, AccessRefused, ConnectError (EndedAfterTls at the first step over TLS) when the
+        stream ends or the broker cannot do what is needed, ConnectionClosedByBroker, and ProtocolViolation.
         """
         start = await self._exchange(codec.PROTOCOL_HEADER, commands.Connection.Start)
+        self.server_properties = start.server_properties or {}
         if "PLAIN" not in str(start.mechanisms).split():
             raise ConnectError(
                 f"the broker offers no PLAIN, only {start.mechanisms}", retryable=False
@@ -121,9 +124,7 @@ class Handshake:
                 return await self._receive(awaited, step)
             except trio.BrokenResourceError as error:
                 reason = error.__cause__ or error
-                raise ConnectError(
-                    f"the connection broke while {step} was awaited: {reason}"
-                ) from error
+                raise self._ended(awaited, f"broke while {step} was awaited: {reason}") from error
         raise HandshakeTimeout(step, STEP_SECONDS)
 
     async def _receive(self, awaited: type[MethodT], step: str) -> MethodT:
@@ -141,8 +142,14 @@ class Handshake:
                 raise ProtocolViolation(f"{spec_name(method.name)} while {step} was awaited")
             data = await self._stream.receive_some(READ_SIZE)
             if not data:
-                raise ConnectError(f"the broker hung up while {step} was awaited")
+                raise self._ended(awaited, f"ended while {step} was awaited")
             self.frames = self.reader.feed(bytes(data))
+
+    def _ended(self, awaited: type[Method], how: str) -> ConnectError:
+        parameters = self._parameters
+        is_first = awaited is commands.Connection.Start
+        kind = EndedAfterTls if parameters.tls and is_first else ConnectError
+        return kind(f"the connection to {parameters.host}:{parameters.port} {how}")
 
     async def _refused(self, close: commands.Connection.Close) -> None:
         code, text = close.reply_code or 0, close.reply_text or ""

@@ -12,7 +12,8 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 class ConnectionParameters:
     """The address of a broker and the credentials for it; the password never appears in `repr`.
 
-    `port` lies in 1 to 65535; `tls` says whether TLS is spoken there.
+    `port` lies in 1 to 65535; `tls` says whether TLS is spoken there, and `server_name` is the name that the certificate
+    must be for (empty: `host`).
     """
 
     host: str = "localhost"
@@ -21,9 +22,10 @@ class ConnectionParameters:
     password: str = field(default="guest", repr=False)
     vhost: str = "/"
     tls: bool = False
+    server_name: str = ""
 
     @classmethod
-    def from_url(cls, url: str) -> ConnectionParameters:
+    def from_url(cls, url: str, *, server_name: str = "") -> ConnectionParameters:
         """Read `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
 
         Every part but the scheme may be absent: `guest`, `guest`, `localhost`, and port 5672 or 5671 stand in.
@@ -50,4 +52,5 @@ class ConnectionParameters:
             password="guest" if parts.password is None else unquote(parts.password),
             vhost=unquote(parts.path[1:]) or "/",
             tls=parts.scheme == "amqps",
+            server_name=server_name,
         )

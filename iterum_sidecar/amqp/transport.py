@@ -24,7 +24,7 @@ async def open_stream(
 ) -> trio.abc.Stream:
     """Connect by TCP, and by TLS over it when there is a context.
 
-    The certificate has to match `parameters.host`, as the context demands. Raises ConnectError, which is
+    The certificate has to match `parameters.server_name`, or the host where that is empty, as the context demands. Raises ConnectError, which is
     retryable unless the certificate was refused.
     """
     host, port = parameters.host, parameters.port
@@ -35,7 +35,10 @@ async def open_stream(
     if ssl_context is None:
         return tcp_stream
     tls_stream = trio.SSLStream(
-        tcp_stream, ssl_context, server_hostname=host, https_compatible=True
+        tcp_stream,
+        ssl_context,
+        server_hostname=parameters.server_name or host,
+        https_compatible=True,
     )
     try:
         await tls_stream.do_handshake()

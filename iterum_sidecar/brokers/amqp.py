@@ -16,10 +16,11 @@ from iterum_sidecar import amqp
 from iterum_sidecar.amqp.properties import encode_properties
 from iterum_sidecar.brokers.port import BrokerLost, MessageUnroutable
 from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.tls import CLIENT_CERTIFICATE_ADVICE, tls_advice
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from iterum_sidecar.patience import Patience
 
@@ -53,7 +54,7 @@ class QueuePolicy:
 
 @asynccontextmanager
 async def open_amqp_broker(
-    url: str,
+    where: Callable[[], amqp.ConnectionParameters],
     *,
     ssl_context: ssl.SSLContext | None,
     queues: Sequence[str],
@@ -63,13 +64,16 @@ async def open_amqp_broker(
 ) -> AsyncIterator[AmqpBroker]:
     """Connect, as often as `patience` allows, and see to it that `queues` are there.
 
+    `where` gives the broker's address and our login as they are now. It is asked at each attempt, and once more when the
+    login is refused: if it is another by then, that is tried at once.
+
     Raises:
         ServiceLost: no connection came in time.
         BrokerLost: the connection was lost later.
     """
-    parameters = amqp.ConnectionParameters.from_url(url)
     while True:
         opened = False
+        parameters = where()
         try:
             async with (
                 amqp.open_connection(
@@ -98,14 +102,25 @@ async def open_amqp_broker(
                 policy.durable = True
                 continue
             await patience.wait(str(error))
+        except amqp.AccessRefused as error:
+            if where() == parameters:
+                await patience.wait(str(error))
         except amqp.AmqpError as error:
             if opened:
                 raise BrokerLost(str(error)) from error
-            await patience.wait(str(error))
+            await patience.wait(f"{error}{_advice(error)}")
         except BrokerLost as error:
             if opened:
                 raise
             await patience.wait(str(error))
+
+
+def _advice(error: amqp.AmqpError) -> str:
+    """Return what mends a failure of TLS, to be put behind its text; empty where it was none."""
+    advice = tls_advice(error, "SIDECAR_BROKER_SERVER_NAME")
+    if not advice and isinstance(error, amqp.EndedAfterTls):
+        return CLIENT_CERTIFICATE_ADVICE
+    return advice
 
 
 class _Confirmation:

@@ -49,6 +49,10 @@ HASH_THREADS: Final = 2
 _BUCKET_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _BUCKETS_MAX: Final = 512
 
+# How often one request may meet credentials that are refused and find others at once: a pair that was
+# read while it changed, and the whole one after it. A source that changes for ever is not believed.
+_RENEWALS: Final = 3
+
 T = TypeVar("T")
 
 
@@ -59,6 +63,10 @@ class Client:
     Every method that sends does so once, raises a `StoreError` for every answer that is no success,
     and lets `TransportError` through; `attempts` around it retries and turns those into
     `StoreUnavailable`.
+
+    `renew` gives the credentials as they are now. It is called whenever a request is refused with
+    those in use; if they are others by then, the request is sent again with them, at once. It does
+    not wait, so of many requests that are refused together the first renews and the rest follow.
     """
 
     def __init__(
@@ -70,6 +78,8 @@ class Client:
         region: str = "us-east-1",
         addressing: Addressing = "path",
         ssl_context: ssl.SSLContext | None = None,
+        server_name: str = "",
+        renew: Callable[[], Credentials] | None = None,
         connections: int = DEFAULT_SIZE,
         deadlines: Deadlines | None = None,
         retries: RetryPolicy | None = None,
@@ -77,13 +87,23 @@ class Client:
         if addressing not in ("path", "virtual"):
             raise ValueError(f"addressing is 'path' or 'virtual', not {addressing!r}")
         self.region = region
-        self.pool = Pool(host, port, ssl_context, size=connections, deadlines=deadlines)
+        self.pool = Pool(
+            host,
+            port,
+            ssl_context,
+            server_name=server_name,
+            size=connections,
+            deadlines=deadlines,
+        )
         self._addressing = addressing
         name = f"[{host}]" if ":" in host else host
         default_port = 80 if ssl_context is None else 443
         self._authority = name if port == default_port else f"{name}:{port}"
         self._signer = Signer(credentials, region)
+        self._renew = renew
         self._retries = retries or RetryPolicy()
+        self.retried = 0
+        """How many requests were sent again after a pause."""
         self._hashing = trio.CapacityLimiter(HASH_THREADS)
         self._buckets: dict[str, tuple[str, str]] = {}
 
@@ -91,7 +111,9 @@ class Client:
         return f"<Client of {self._authority}, {self._signer!r}>"
 
     def use(self, credentials: Credentials) -> None:
-        """Sign all further requests with other credentials."""
+        """Sign all further requests with these credentials."""
+        if credentials == self._signer.credentials:
+            return
         offset = self._signer.offset
         self._signer = Signer(credentials, self.region)
         self._signer.offset = offset
@@ -104,7 +126,7 @@ class Client:
         Raises:
             StoreError: one of its kinds, with `what` and the names in its message.
         """
-        failures = 0
+        failures = renewals = 0
         clock_set = False
         while True:
             failure: StoreError
@@ -112,11 +134,14 @@ class Client:
             try:
                 return await attempt()
             except TransportError as error:
-                failure = _failure_of(error, what, bucket, key)
+                failure = self._failure_of(error, what, bucket, key)
                 cause = error
             except StoreUnavailable as error:
                 failure = error
             except StoreRefused as error:
+                if error.is_outdated() and renewals < _RENEWALS:
+                    renewals += 1
+                    continue
                 # `_refuse` has set our clock by the server's. Once is enough to know if it helped.
                 if error.code != "RequestTimeTooSkewed" or clock_set:
                     raise
@@ -129,6 +154,7 @@ class Client:
                 pause = self._retries.pause(failures, failure.retry_after)
             if pause is None:
                 raise failure from cause
+            self.retried += 1
             await trio.sleep(pause)
 
     async def send(
@@ -154,7 +180,8 @@ class Client:
         # RFC 9110, section 8.6: a length belongs to a method that anticipates a body, 0 included.
         unsigned = f"content-length: {len(data)}\r\n" if data or method in ("PUT", "POST") else ""
         payload_hash = sha256(data).hexdigest() if data else EMPTY_SHA256
-        head = self._signer.head(method, host, path, query, payload_hash, extra, unsigned)
+        signer = self._signer
+        head = signer.head(method, host, path, query, payload_hash, extra, unsigned)
         answer = await self.pool.exchange(
             Request(
                 head + data,
@@ -164,7 +191,7 @@ class Client:
             )
         )
         if not 200 <= answer.status < 300:
-            self._refuse(answer, what, bucket, key)
+            self._refuse(answer, signer, what, bucket, key)
         return answer
 
     async def send_region(
@@ -194,7 +221,8 @@ class Client:
                     _hash_region, file, offset, size, limiter=self._hashing
                 )
             host, path = self._address(bucket, key)
-            head = self._signer.head(
+            signer = self._signer
+            head = signer.head(
                 "PUT", host, path, query, payload_hash, (), f"content-length: {size}\r\n"
             )
             request = Request(head, file=file, offset=offset, size=size)
@@ -207,17 +235,35 @@ class Client:
                 code="FileShrank",
             ) from None
         if not 200 <= answer.status < 300:
-            self._refuse(answer, what, bucket, key)
+            self._refuse(answer, signer, what, bucket, key)
         return answer
 
-    def _refuse(self, answer: Answer, what: str, bucket: str, key: str) -> None:
-        """Raise the error that `answer` stands for; set the clock if the server finds it wrong."""
+    def _refuse(self, answer: Answer, signer: Signer, what: str, bucket: str, key: str) -> None:
+        """Raise the error that `answer` stands for.
+
+        Before that the clock is set if the server finds it wrong, and credentials that are refused
+        are renewed, unless another request has done so: `signer` is the one that was used.
+        """
         error = error_of(answer, what, bucket, key)
+        if isinstance(error, StoreRefused):
+            if self._renew is not None and signer is self._signer:
+                self.use(self._renew())
+            error.is_outdated = lambda: signer is not self._signer
         if error.code == "RequestTimeTooSkewed":
             server = http_date_seconds(answer.header(b"date"))
             if server is not None:
                 self._signer.offset = server - time.time()
         raise error
+
+    def _failure_of(self, error: TransportError, what: str, bucket: str, key: str) -> StoreError:
+        where = f"{bucket}/{key}" if key else bucket
+        kind = StoreRefused if isinstance(error, CertificateRefused) else StoreUnavailable
+        return kind(
+            f"{what} {where}: {self._authority}: {error}",
+            bucket=bucket,
+            key=key,
+            code=error.code,
+        )
 
     def _address(self, bucket: str, key: str) -> tuple[str, str]:
         """Return the Host header and the encoded path."""
@@ -248,12 +294,6 @@ class Client:
             self._buckets.clear()
         self._buckets[bucket] = address
         return address
-
-
-def _failure_of(error: TransportError, what: str, bucket: str, key: str) -> StoreError:
-    where = f"{bucket}/{key}" if key else bucket
-    kind = StoreRefused if isinstance(error, CertificateRefused) else StoreUnavailable
-    return kind(f"{what} {where}: {error}", bucket=bucket, key=key, code=error.code)
 
 
 def _read(file: int, offset: int, size: int) -> bytes:

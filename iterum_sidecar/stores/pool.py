@@ -42,6 +42,7 @@ class Pool:
         port: int,
         context: ssl.SSLContext | None = None,
         *,
+        server_name: str = "",
         size: int = DEFAULT_SIZE,
         deadlines: Deadlines | None = None,
     ) -> None:
@@ -50,6 +51,7 @@ class Pool:
         self._host = host
         self._port = port
         self._context = context
+        self._server_name = server_name
         self._deadlines = deadlines or Deadlines()
         self._places = trio.Semaphore(size, max_value=size)
         self._idle: list[Connection] = []
@@ -124,7 +126,9 @@ class Pool:
     async def _open(self) -> Connection:
         if self._closed:
             raise trio.ClosedResourceError("the pool was closed")
-        transport = await connect(self._host, self._port, self._context, self._deadlines)
+        transport = await connect(
+            self._host, self._port, self._context, self._deadlines, self._server_name
+        )
         return Connection(transport, self._deadlines)
 
     def _take_idle(self) -> Connection | None:

@@ -6,7 +6,10 @@ local runs and deterministic tests. Both raise the errors below and no others of
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "BucketMissing",
@@ -45,7 +48,13 @@ class BucketMissing(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The store understood the request and refused it: credentials, permissions, an invalid name."""
+    """The store understood the request and refused it: credentials, permissions, an invalid name.
+
+    `is_outdated` tells whether other credentials are in use by now than those that were refused. Then the refusal says nothing
+    of the object any more, and the same request may succeed at once.
+    """
+
+    is_outdated: Callable[[], bool] = staticmethod(lambda: False)
 
 
 class StoreUnavailable(StoreError):

@@ -59,7 +59,10 @@ class S3Store:
     Used as `async with S3Store(...) as store`; leaving the block closes all connections at once.
     Any number of tasks may use it; `connections` of them at a time are served, in order.
 
-    `ssl_context` None means plain HTTP; otherwise it holds the CA bundle and any client certificate.
+    `ssl_context` None means plain HTTP; otherwise it holds the CA bundle and any client certificate,
+    and the server's must be for `server_name`, or for `host` where that is empty.
+    `renew` gives the credentials as they are now, without waiting. It is called when a request is
+    refused; if they are others by then, they are used from there on, and the request is sent again.
     `addressing` is `path` (`host/bucket/key`) or `virtual` (`bucket.host/key`). Objects larger than
     `multipart_threshold` bytes go up in parts of `part_size` bytes, of which S3 takes no fewer than
     5 MiB. `warn` is told, once, when something about the store weakens what we promise; by default
@@ -82,6 +85,8 @@ class S3Store:
         region: str = "us-east-1",
         addressing: Addressing = "path",
         ssl_context: ssl.SSLContext | None = None,
+        server_name: str = "",
+        renew: Callable[[], Credentials] | None = None,
         connections: int = DEFAULT_SIZE,
         deadlines: Deadlines | None = None,
         retries: RetryPolicy | None = None,
@@ -98,6 +103,8 @@ class S3Store:
             region=region,
             addressing=addressing,
             ssl_context=ssl_context,
+            server_name=server_name,
+            renew=renew,
             connections=connections,
             deadlines=deadlines,
             retries=retries,
@@ -109,6 +116,11 @@ class S3Store:
 
     def __repr__(self) -> str:
         return f"<S3Store: {self._client!r}>"
+
+    @property
+    def retried(self) -> int:
+        """How many requests have been sent again after a pause."""
+        return self._client.retried
 
     async def __aenter__(self) -> S3Store:
         return self
@@ -124,7 +136,7 @@ class S3Store:
     def use_credentials(
         self, access_key: str, secret_key: str, session_token: str | None = None
     ) -> None:
-        """Sign all further requests with these: for secrets that are rotated while we run."""
+        """Sign all further requests with these; `renew` does so by itself when others are refused."""
         self._client.use(Credentials(access_key, secret_key, session_token))
 
     async def fetch(self, bucket: str, key: str, file: int) -> int:

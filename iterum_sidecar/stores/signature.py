@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 import string
 import time
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, final
 
@@ -64,6 +65,7 @@ def canonical_query(parameters: Mapping[str, str]) -> str:
 
 
 @final
+@dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
     """An access key with its secret; only the access key shows in `repr`.
 
@@ -71,17 +73,19 @@ class Credentials:
         ValueError: the access key or the session token holds a character that no header may hold.
     """
 
-    __slots__ = ("access_key", "secret_key", "session_token")
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
 
-    def __init__(self, access_key: str, secret_key: str, session_token: str | None = None) -> None:
-        for name, value in (("access key", access_key), ("session token", session_token or "")):
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("access key", self.access_key),
+            ("session token", self.session_token or ""),
+        ):
             # A secret read from a file likes to bring its newline along; in a header that would
             # begin a line of its own. The value itself must not be shown.
             if not (value.isascii() and value.isprintable()):
                 raise ValueError(f"the {name} holds a character that no header may hold")
-        self.access_key = access_key
-        self.secret_key = secret_key
-        self.session_token = session_token
 
     def __repr__(self) -> str:
         return f"Credentials({self.access_key!r}, …)"
@@ -139,7 +143,7 @@ class Signer:
     ) -> None:
         self.region = region
         self.offset = 0.0
-        self._credentials = credentials
+        self.credentials = credentials
         self._service = service
         self._clock = clock
         self._templates: dict[tuple[str, str, tuple[tuple[str, str], ...]], _Template] = {}
@@ -150,7 +154,7 @@ class Signer:
         self._key = hmac.new(b"", digestmod="sha256")
 
     def __repr__(self) -> str:
-        return f"Signer({self._credentials!r}, {self.region!r})"
+        return f"Signer({self.credentials!r}, {self.region!r})"
 
     def head(
         self,
@@ -184,7 +188,7 @@ class Signer:
     def _lay_out(self, method: str, host: str, extra: tuple[tuple[str, str], ...]) -> _Template:
         if len(self._templates) >= _TEMPLATES_MAX:
             self._templates.clear()
-        template = _Template(method, host, extra, self._credentials)
+        template = _Template(method, host, extra, self.credentials)
         self._templates[method, host, extra] = template
         return template
 
@@ -193,7 +197,7 @@ class Signer:
         day = date[:8]
         if day != self._date[:8]:
             self._scope = f"{day}/{self.region}/{self._service}/aws4_request"
-            key = f"AWS4{self._credentials.secret_key}".encode()
+            key = f"AWS4{self.credentials.secret_key}".encode()
             for part in self._scope.split("/"):
                 key = hmac.digest(key, part.encode(), "sha256")
             self._key = hmac.new(key, digestmod="sha256")

@@ -241,10 +241,12 @@ async def connect(
     port: int,
     context: ssl.SSLContext | None,
     deadlines: Deadlines,
+    server_name: str = "",
 ) -> Transport:
     """Open a connection, through TLS when there is a `context`.
 
-    The addresses of `host` are tried as RFC 8305 ("happy eyeballs") says.
+    The certificate must be for `server_name`, or for `host` where that is empty. The addresses of
+    `host` are tried as RFC 8305 ("happy eyeballs") says.
 
     Raises:
         ConnectFailed, CertificateRefused, StepTimeout.
@@ -254,7 +256,9 @@ async def connect(
         return Transport(sock)
     try:
         # The handshake is ours to drive, since the socket does not block.
-        wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        wrapped = context.wrap_socket(
+            sock, server_hostname=server_name or host, do_handshake_on_connect=False
+        )
     except BaseException:
         sock.close()
         raise
@@ -292,7 +296,8 @@ async def _handshake(sock: ssl.SSLSocket, seconds: float) -> None:
             except ssl.SSLWantWriteError:
                 wait = trio.lowlevel.wait_writable
             except ssl.SSLCertVerificationError as error:
-                raise CertificateRefused(error.verify_message or str(error)) from error
+                reason = error.verify_message or str(error)
+                raise CertificateRefused(f"its certificate is refused: {reason}") from error
             except OSError as error:
                 raise ConnectFailed(f"TLS could not be agreed: {_reason(error)}") from error
             await wait(sock)

@@ -204,7 +204,19 @@ async def test_a_success_ends_the_wait(autojump_clock: MockClock) -> None:
 async def test_the_timeout_is_shared_by_every_way_of_waiting(autojump_clock: MockClock) -> None:
     faults = faults_of(FakeStore(), timeout=3.0)
     start = trio.current_time()
-    await faults.wait("connection refused")
+    await faults.wait(StoreUnavailable("connection refused", bucket=OWN))
     with pytest.raises(ServiceLost, match="gave up on the store after 3 s"):
         await ask_for_ever(faults, BARRED)
     assert trio.current_time() - start == pytest.approx(3)
+
+
+async def test_a_refusal_of_keys_that_are_no_longer_used_is_nobodys_fault(
+    autojump_clock: MockClock,
+) -> None:
+    """Another fragment has been read with the new keys since, which proves nothing of this one."""
+    faults = faults_of(FakeStore())
+    refused = StoreRefused("denied", bucket="data", key="x", code="AccessDenied")
+    faults.succeeded("data")
+    assert await ask(faults, refused) == (True, 0)
+    refused.is_outdated = lambda: True
+    assert await ask(faults, refused) == (False, 0)

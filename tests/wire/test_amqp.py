@@ -53,6 +53,12 @@ async def ready(channel: amqp.Channel, queue: str) -> int:
     return (await channel.declare_queue(queue, passive=True)).messages
 
 
+async def test_the_broker_says_what_it_is(rabbitmq: RabbitMQ) -> None:
+    async with connected(rabbitmq) as connection:
+        assert connection.server_properties["product"] == "RabbitMQ"
+        assert str(connection.server_properties["version"]).startswith(("3.", "4."))
+
+
 async def test_ten_thousand_messages_there_and_back(rabbitmq: RabbitMQ, queue: str) -> None:
     bodies = [f"message {number}".encode() for number in range(MANY)]
     async with publishing(rabbitmq, queue) as channel:

@@ -8,6 +8,7 @@ from iterum_sidecar import amqp
 
 EVERY = [
     amqp.ConnectError("no route", retryable=False),
+    amqp.EndedAfterTls("the connection to localhost:5671 ended"),
     amqp.HandshakeTimeout("connection.tune", 10.0),
     amqp.AccessRefused("user", "/", 403, "ACCESS_REFUSED"),
     amqp.ConnectionLost("the broker hung up"),

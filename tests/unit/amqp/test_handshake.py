@@ -13,6 +13,7 @@ from iterum_sidecar.amqp import (
     ConnectError,
     ConnectionClosedByBroker,
     ConnectionParameters,
+    EndedAfterTls,
     HandshakeTimeout,
     ProtocolViolation,
     codec,
@@ -127,8 +128,8 @@ async def test_garbage_and_half_a_frame() -> None:
     start = codec.encode_method(commands.Connection.Start(0, 9, {}, "PLAIN", "en_US"), 0)
     await handshake_of(b"HTTP/1.1 400 Bad Request\r\n", ProtocolViolation, "not an AMQP frame")
     await handshake_of(b"AMQP\0\0\x09\x01", ProtocolViolation, r"speaks AMQP 0\.0\.9\.1")
-    await handshake_of(start[:20], ConnectError, r"hung up while connection\.start")
-    await handshake_of(start, ConnectError, r"hung up while connection\.tune")
+    await handshake_of(start[:20], ConnectError, r"ended while connection\.start")
+    await handshake_of(start, ConnectError, r"ended while connection\.tune")
     tune = codec.encode_method(commands.Connection.Tune(), 0)
     await handshake_of(tune, ProtocolViolation, r"connection\.tune while connection\.start")
     await handshake_of(codec.encode_ack(1, 1, False), ProtocolViolation, "a frame of type 1")
@@ -141,6 +142,28 @@ async def test_a_stream_that_breaks_in_the_handshake_is_a_connect_error(
     pipe.broken = True
     with pytest.raises(ConnectError, match=r"while connection\.start was awaited: broken pipe"):
         await connect(broker)
+
+
+async def test_an_end_between_tls_and_the_first_word_is_an_error_of_its_own() -> None:
+    start = codec.encode_method(commands.Connection.Start(0, 9, {}, "PLAIN", "en_US"), 0)
+    for said, error in ((b"", EndedAfterTls), (start, ConnectError)):
+        broker = FalseBroker()
+        broker.write(said)
+        broker.hang_up()
+
+        async def connected(
+            parameters: ConnectionParameters,
+            _: ssl.SSLContext | None,
+            broker: FalseBroker = broker,
+        ) -> trio.abc.Stream:
+            return await broker.stream_factory(parameters, None)
+
+        with pytest.raises(ConnectError, match="localhost:5671 ended while") as caught:
+            async with open_connection(
+                ConnectionParameters(tls=True, port=5671), stream_factory=connected
+            ):
+                pass
+        assert type(caught.value) is error
 
 
 async def test_a_broker_without_plain_cannot_be_used() -> None:

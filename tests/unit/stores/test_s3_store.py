@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import pytest
 import trio
+import trio.testing
 
 from iterum_sidecar.stores import multipart, signature
 from iterum_sidecar.stores.multipart import part_size_for
@@ -27,6 +28,7 @@ from iterum_sidecar.stores.port import (
 )
 from iterum_sidecar.stores.retries import RetryPolicy
 from iterum_sidecar.stores.s3 import S3Store
+from iterum_sidecar.stores.signature import Credentials
 from iterum_sidecar.stores.transport import Deadlines
 from tests.unit.stores.contract import KIB, MIB, content_of, fetch, memory_file, put
 from tests.unit.stores.scripted import LOCAL, Act, answer, error, header, scripted
@@ -57,6 +59,7 @@ class Options(TypedDict, total=False):
     multipart_threshold: int
     part_size: int
     warn: Callable[[str], object]
+    renew: Callable[[], Credentials]
 
 
 def open_store(server: Scripted, **options: Unpack[Options]) -> S3Store:
@@ -490,6 +493,106 @@ async def test_credentials_can_be_changed() -> None:
         store.use_credentials("another", "secret", TOKEN)
         await fetch(store, "bucket", "key")
     assert "Credential=another/" in (header(server.requests[1], "authorization") or "")
+
+
+REFUSAL = error(403, "InvalidAccessKeyId")
+
+
+class Renewals:
+    """Credentials one after the other, as they are asked for; the last one serves for all that follow."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.asked = 0
+
+    def __call__(self) -> Credentials:
+        self.asked += 1
+        return Credentials(self.names.pop(0) if len(self.names) > 1 else self.names[0], SECRET)
+
+
+def signed_by(server: Scripted) -> list[str]:
+    """The access key of each request."""
+    found = (header(request, "authorization") or "" for request in server.requests)
+    return [text.partition("Credential=")[2].partition("/")[0] for text in found]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        REFUSAL,
+        error(403, "SignatureDoesNotMatch"),
+        error(400, "ExpiredToken"),
+        error(403, "AccessDenied"),
+        answer(403),
+        answer(401),
+    ],
+    ids=lambda refusal: ascii(refusal)[:40],
+)
+async def test_refused_credentials_are_renewed_and_tried_at_once(refusal: Answer) -> None:
+    renew = Renewals("another")
+    async with (
+        scripted(refusal, answer(200, BODY), answer(200, BODY)) as server,
+        open_store(server, renew=renew) as store,
+    ):
+        assert await fetch(store, "bucket", "key") == BODY
+        await fetch(store, "bucket", "key")
+    assert signed_by(server) == ["access", "another", "another"]
+    assert renew.asked == 1
+
+
+async def test_credentials_that_are_the_same_are_not_tried_again() -> None:
+    renew = Renewals("access")
+    async with scripted(REFUSAL) as server, open_store(server, renew=renew) as store:
+        with pytest.raises(StoreRefused) as caught:
+            await fetch(store, "bucket", "key")
+    assert (len(server.requests), renew.asked) == (1, 1)
+    assert not caught.value.is_outdated()
+
+
+async def test_a_pair_that_was_read_in_the_middle_of_a_change_is_renewed_again() -> None:
+    async with (
+        scripted(REFUSAL, error(403, "SignatureDoesNotMatch"), answer(200, BODY)) as server,
+        open_store(server, renew=Renewals("mixed", "another")) as store,
+    ):
+        assert await fetch(store, "bucket", "key") == BODY
+    assert signed_by(server) == ["access", "mixed", "another"]
+
+
+async def test_credentials_that_change_for_ever_are_not_tried_for_ever() -> None:
+    renew = Renewals(*(f"key-{number}" for number in range(100)))
+    async with scripted(REFUSAL) as server, open_store(server, renew=renew) as store:
+        with pytest.raises(StoreRefused) as caught:
+            await fetch(store, "bucket", "key")
+    assert len(server.requests) == 4
+    assert caught.value.is_outdated()
+
+
+async def test_of_many_that_are_refused_together_one_renews() -> None:
+    renew = Renewals("another")
+    refusals: list[Answer] = [[Act.GATE, REFUSAL] for _ in range(8)]
+    async with (
+        scripted(*refusals, answer(200, BODY)) as server,
+        open_store(server, renew=renew, connections=8) as store,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(8):
+            nursery.start_soon(fetch, store, "bucket", "key")
+        while len(server.requests) < 8:
+            await trio.testing.wait_all_tasks_blocked()
+        server.gate.set()
+    assert renew.asked == 1
+    assert sorted(signed_by(server)) == ["access"] * 8 + ["another"] * 8
+
+
+async def test_a_refusal_of_credentials_that_are_no_longer_used_is_outdated() -> None:
+    async with scripted(REFUSAL, answer(200)) as server, open_store(server) as store:
+        with pytest.raises(StoreRefused) as caught:
+            await store.check_bucket("bucket")
+        assert not caught.value.is_outdated()
+        store.use_credentials("access", SECRET)
+        assert not caught.value.is_outdated()
+        store.use_credentials("another", SECRET)
+        assert caught.value.is_outdated()
 
 
 async def test_secrets_are_nowhere_to_be_seen() -> None:
