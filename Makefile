@@ -1,15 +1,15 @@
-# For a fresh machine: `make demo`, `make demo-services` and `make test`. Each makes its own environment and leaves no process behind.
+# For a fresh machine: `make demo`, `make demo-services`, `make test` and `make test-containers`. Each makes its own environment and leaves no process behind.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := iterum_sidecar tests testbed benchmarks demo examples
+SOURCES := iterum_sidecar tests testbed benchmarks demo examples deploy
 
 # ASYNC124: a test without an await must be async all the same to run under Trio. ASYNC240: see pyproject.toml.
 # ASYNC9xx are off by default, and so here: the hot paths save checkpoints, and say where there is one.
 ASYNC_OPTIONS := --disable=ASYNC124,ASYNC240,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager=_run_channel,_run_consumer
 
-.PHONY: demo demo-services test lint bench clean
+.PHONY: demo demo-services test test-containers image lock lint bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/iterum-sidecar local examples/images/pipeline.json --input examples/images/pictures --output demo-results
@@ -21,6 +21,21 @@ demo-services: $(VENV)/.demo-services rabbitmq
 
 test: $(VENV)/.dev rabbitmq
 	$(BIN)/python -m pytest $(ARGS)
+
+test-containers: $(VENV)/.dev
+	@testbed/ensure-podman || true
+	$(BIN)/python -m pytest tests/containers $(ARGS)
+
+# BASE: an image with Python 3.11 or newer, or "made" for one made here of the system's packages.
+IMAGE := localhost/iterum-sidecar
+BASE :=
+image:
+ifeq ($(BASE),made)
+	deploy/image/make-base localhost/python-base
+	deploy/image/build $(IMAGE) localhost/python-base
+else
+	deploy/image/build $(IMAGE) $(BASE)
+endif
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -55,6 +70,13 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.demo $(VENV)/.demo-services
 
+# The image's exact packages, by their hashes.
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version=3.11 --generate-hashes --no-header \
+	  --output-file=deploy/image/requirements.lock
+	echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --quiet --upgrade --universal --python-version=3.11 --generate-hashes --no-header \
+	  --output-file=deploy/image/build-requirements.lock
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf deploy/image/wheels $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results compose-results
 	rm -f examples/images/pyterum_debug.log

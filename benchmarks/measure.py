@@ -113,7 +113,9 @@ def faults_of(
         faults.append(f"{lineage} lineage messages")
     if remaining := queues.count(step.input_queue):
         faults.append(f"{remaining} messages left in the input queue")
-    if files := [path for path in step.volume.rglob("*") if path.is_file()]:
+    # The sidecar's state stays, for whoever asks how it ended.
+    state = step.volume / ".iterum-sidecar" / "state"
+    if files := [path for path in step.volume.rglob("*") if path.is_file() and path != state]:
         faults.append(f"{len(files)} files left in the volume")
     if ended.code != 0:
         faults.append(f"exit code {ended.code}")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.ledger import Ledger
     from iterum_sidecar.messages import RemoteFragment, Result
     from iterum_sidecar.roster import Roster
+    from iterum_sidecar.telemetry.stage_times import Stage
     from iterum_sidecar.volume import TakenFile, Workspace
 
 __all__ = [
@@ -38,6 +39,10 @@ class FragmentCargo:
     workspace: Workspace | None = None
     results: list[TakenFile] = field(default_factory=list)
     """The results that came of its present hand-out, whose own paths are to be removed."""
+    stage: Stage = "download"
+    since: float = 0.0
+    """When it came to its stage, and in `began` when it was let in (`telemetry/stage_times.py`)."""
+    began: float = 0.0
 
 
 # A delivery is whatever the broker in use makes of it.
@@ -56,6 +61,8 @@ class OutputCargo:
     files: list[TakenFile]
     queue: str
     target_queue: str | None
+    since: float
+    """When it was taken."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +72,8 @@ class Parcel:
     output: FragmentOutput
     queue: str
     body: bytes
+    since: float
+    """When it was stored."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,9 +88,10 @@ class Parting:
 
 @dataclass(slots=True, frozen=True)
 class Gathering:
-    """The transformation has said how many fragments it holds at a time, all connections together."""
+    """The transformation has said how many fragments it holds at a time, all connections together; `batch` is what one gathers."""
 
     fragments: int
+    batch: int
 
 
 class News(Enum):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from iterum_sidecar import __version__
-from iterum_sidecar.exit_codes import LOCAL_MEANINGS, ExitCode
+from iterum_sidecar.exit_codes import (
+    CHECK_MEANINGS,
+    LINT_MEANINGS,
+    LOCAL_MEANINGS,
+    NEW_MEANINGS,
+    PROBE_MEANINGS,
+    ExitCode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +28,16 @@ __all__ = ["main"]
 _RUN = """\
 Run the sidecar of one pipeline step beside its transformation, as the environment says:
 docs/operating.md explains every variable. Without any, each that is missing is named.
+"""
+
+_CHECK = """\
+Look at everything that `run` needs in this environment, and tell all that is wrong at once, with what mends it. Nothing that
+stays is changed, but that a missing output bucket is made, as `run` does. docs/check.md explains what is told.
+"""
+
+_PROBE = """\
+Ask the sidecar of this volume (DATA_VOLUME_PATH) how it is, as a probe of Kubernetes does: `live`, its heart-beat is younger
+than 30 s; `startup`, it listens on its sockets; `ready`, it can work. docs/monitoring.md has the probes as a pod has them.
 """
 
 _LOCAL = """\
@@ -35,6 +54,9 @@ _NEW = """\
 Make a folder with a pipeline file, a step, a test of it and sample input, which `iterum-sidecar local` then runs.
 """
 
+#: How a shell tells of a program that SIGPIPE ended.
+_READER_GONE = 128 + signal.SIGPIPE
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -42,9 +64,22 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line and return its exit code."""
+    """Carry out a command line and return its exit code; 141, as a shell has it, when whoever read what is printed has gone."""
+    try:
+        try:
+            return _carry_out(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            # What is left would be written when the interpreter ends, which can only complain.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
     parser = _parser()
-    given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    given = parser.parse_args(arguments)
     if given.command is None:
         parser.print_help()
         return ExitCode.USAGE
@@ -60,6 +95,22 @@ def _run(_given: argparse.Namespace) -> int:
     from iterum_sidecar.pod import run_in_pod
 
     return run_in_pod(os.environ)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from iterum_sidecar.check.command import Options, check_pod
+
+    return check_pod(
+        os.environ, Options(given.timeout, given.management_url or "", given.as_json), sys.stdout
+    )
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from iterum_sidecar.telemetry.probe import probe
+
+    passed, why = probe(given.question, os.environ)
+    print(why)
+    return ExitCode.DONE if passed else ExitCode.FAULT
 
 
 def _local(given: argparse.Namespace) -> int:
@@ -96,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="iterum-sidecar",
         description="The sidecar of an Iterum pipeline step, and whole pipelines on one machine.",
-        epilog=_exit_codes({code: code.meaning for code in ExitCode}),
+        epilog="`iterum-sidecar COMMAND --help` tells the options and the exit codes of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"iterum-sidecar {__version__}")
@@ -109,14 +160,61 @@ def _parser() -> argparse.ArgumentParser:
         _exit_codes({code: code.meaning for code in ExitCode}),
     )
     run.set_defaults(carry_out=_run)
+    _add_check(commands)
+    probe = _add(
+        commands,
+        "probe",
+        "ask whether the sidecar is live, started or ready",
+        _PROBE,
+        _exit_codes(PROBE_MEANINGS),
+    )
+    probe.add_argument("question", choices=["live", "ready", "startup"])
+    probe.set_defaults(carry_out=_probe)
     _add_local(commands)
-    lint = _add(commands, "lint", "tell everything that is wrong with a pipeline file", _LINT)
+    lint = _add(
+        commands,
+        "lint",
+        "tell everything that is wrong with a pipeline file",
+        _LINT,
+        _exit_codes(LINT_MEANINGS),
+    )
     lint.add_argument("pipeline", type=Path, help="the pipeline file: JSON, TOML or YAML")
     lint.set_defaults(carry_out=_lint)
-    new = _add(commands, "new", "make a small pipeline that works, to begin with", _NEW)
+    new = _add(
+        commands,
+        "new",
+        "make a small pipeline that works, to begin with",
+        _NEW,
+        _exit_codes(NEW_MEANINGS),
+    )
     new.add_argument("name", help="the folder to make, and the name of the pipeline")
     new.set_defaults(carry_out=_new)
     return parser
+
+
+def _add_check(commands: _Commands) -> None:
+    check = _add(
+        commands,
+        "check",
+        "look at everything that `run` needs, and tell what is wrong",
+        _CHECK,
+        _exit_codes(CHECK_MEANINGS),
+    )
+    check.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long each look may take (default: 5)",
+    )
+    check.add_argument(
+        "--management-url",
+        type=_web_address,
+        metavar="URL",
+        help="the broker's management interface, http://user:password@host:15672, which tells more",
+    )
+    check.add_argument("--json", dest="as_json", action="store_true", help="one object of JSON")
+    check.set_defaults(carry_out=_check)
 
 
 def _add_local(commands: _Commands) -> None:
@@ -147,7 +245,7 @@ def _add_local(commands: _Commands) -> None:
         "--fresh", action="store_true", help="start over: forget what earlier runs have done"
     )
     again.add_argument(
-        "--prune", action="store_true", help="remove results of inputs that are gone"
+        "--prune", action="store_true", help="remove results that this run would not make"
     )
     shown = local.add_argument_group("what is shown").add_mutually_exclusive_group()
     shown.add_argument(
@@ -159,6 +257,29 @@ def _add_local(commands: _Commands) -> None:
     local.set_defaults(carry_out=_local, form="auto")
 
 
+def _seconds(value: str) -> float:
+    """Read a number of seconds that is more than none and not for ever."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 600:
+        raise argparse.ArgumentTypeError("a number of seconds, more than 0 and at most 600")
+    return seconds
+
+
+def _web_address(value: str) -> str:
+    """Read an http(s) URL; what is wrong with it is told without it, since it may hold a password."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isascii() or not value.isprintable():
+        raise argparse.ArgumentTypeError("http://user:password@host:15672, or https://")
+    return value
+
+
 def _folder(value: str) -> Path:
     """Read the path of a folder; an empty text is a variable that was not set, and not the current folder."""
     if not value:
@@ -167,7 +288,7 @@ def _folder(value: str) -> Path:
 
 
 def _add(
-    commands: _Commands, name: str, summary: str, description: str, epilog: str | None = None
+    commands: _Commands, name: str, summary: str, description: str, epilog: str
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,

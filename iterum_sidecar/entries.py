@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Generic, TypeVar
 
-__all__ = ["Admission", "Entry", "Output", "State", "Verdict"]
+__all__ = ["Admission", "DeadLetterKind", "Entry", "Output", "State", "Verdict"]
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
@@ -41,6 +41,27 @@ class Verdict(Enum):
     """Hand it out again."""
 
 
+class DeadLetterKind(StrEnum):
+    """What made a fragment a dead letter, for those who count them; an entry's `reason` says it in full."""
+
+    UNREADABLE = auto()
+    """The message is no description of a fragment."""
+    CONFLICT = auto()
+    """Another fragment of the same ID was in flight."""
+    INPUT_MISSING = auto()
+    """An object that it names, or its bucket, is not there."""
+    INPUT_REFUSED = auto()
+    """A file of it cannot be fetched for another reason: it is barred, or its name is too long for the volume."""
+    RESULT_REFUSED = auto()
+    """A result that came of it cannot be taken, or not be stored."""
+    TRANSFORMATION_FAILED = auto()
+    """The transformation said that it failed on it."""
+    TRANSFORMATION_DIED = auto()
+    """The transformation died on it, as often as is allowed."""
+    BREACH = auto()
+    """The last of as many attempts was lost to something from the transformation that cannot be read."""
+
+
 class Admission(Enum):
     """What the arrival of a delivery means."""
 
@@ -62,6 +83,7 @@ class Entry(Generic[DeliveryT, WorkT]):
         "deliveries",
         "fragment_id",
         "hand_outs",
+        "kind",
         "known_outputs",
         "owed",
         "reason",
@@ -85,7 +107,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         self.state = State.WAITING
         self.verdict: Verdict | None = None
         self.reason = ""
-        """Why it is a dead letter, once anything made it one."""
+        """Why it is a dead letter, once anything made it one; `condemn` sets it."""
+        self.kind: DeadLetterKind | None = None
         self.hand_outs = 0
         """How often it has been handed out in this life."""
         self.attempts = 0
@@ -106,6 +129,12 @@ class Entry(Generic[DeliveryT, WorkT]):
 
     def __repr__(self) -> str:
         return f"<Entry {self.fragment_id[:8]} {self.state.name} pending={self._pending} verdict={self.verdict}>"
+
+    def condemn(self, reason: str, kind: DeadLetterKind) -> None:
+        """Note what makes it a dead letter; the first that is noted stays."""
+        if not self.reason:
+            self.reason = reason
+            self.kind = kind
 
     @property
     def pending(self) -> int:

@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "CHECK_MEANINGS",
+    "LINT_MEANINGS",
     "LOCAL_MEANINGS",
+    "NEW_MEANINGS",
+    "PROBE_MEANINGS",
+    "AddressUnusable",
     "BadConfiguration",
     "DrainDeadlinePassed",
     "ExitCode",
     "ManagerForgot",
+    "PrefetchTooSmall",
     "ServiceLost",
     "SidecarError",
     "TransformationLost",
@@ -85,6 +91,40 @@ LOCAL_MEANINGS = {
     ExitCode.TERMINATED: "SIGTERM or SIGHUP: the same",
 }
 
+#: The same of `lint`.
+LINT_MEANINGS = {
+    ExitCode.DONE: "nothing is wrong, or there are warnings alone",
+    ExitCode.USAGE: "the command line was not understood",
+    ExitCode.CONFIGURATION: "there are errors, or the file cannot be read",
+}
+
+#: The same of `new`.
+NEW_MEANINGS = {
+    ExitCode.DONE: "the folder is made",
+    ExitCode.USAGE: "the command line was not understood",
+    ExitCode.CONFIGURATION: "the folder cannot be made: its name is none, it has files in it, or it would lie in no folder",
+    ExitCode.VOLUME: "the folder cannot be written",
+}
+
+#: The same of `check`: the code is that of the first kind of thing in which something failed.
+CHECK_MEANINGS = {
+    ExitCode.DONE: "nothing failed; there may be warnings, and what could not be looked at",
+    ExitCode.FAULT: "a fault of the program itself",
+    ExitCode.USAGE: "the command line was not understood",
+    ExitCode.CONFIGURATION: "variables are missing or wrong",
+    ExitCode.VOLUME: "the volume failed, and no variable",
+    ExitCode.SERVICE: "the broker or the store failed, and nothing before them",
+    ExitCode.MANAGER: "the manager failed, and nothing else",
+}
+
+
+#: The same of `probe`.
+PROBE_MEANINGS = {
+    ExitCode.DONE: "yes",
+    ExitCode.FAULT: "no; the line that is printed says why",
+    ExitCode.USAGE: "the command line was not understood",
+}
+
 
 class SidecarError(Exception):
     """An end of the program with a message for its operator and an exit code of its own.
@@ -105,6 +145,28 @@ class BadConfiguration(SidecarError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("bad configuration:\n" + "\n".join(f"  {problem}" for problem in problems))
         self.problems = problems
+
+
+class AddressUnusable(SidecarError):
+    """Probes and metrics cannot be served where SIDECAR_HTTP_ADDRESS says."""
+
+    exit_code = ExitCode.CONFIGURATION
+    retryable = False
+
+
+class PrefetchTooSmall(SidecarError):
+    """The transformation gathers `gathered` fragments at a time, and `window` may be in flight, so that no batch is ever complete."""
+
+    exit_code = ExitCode.CONFIGURATION
+    retryable = False
+
+    def __init__(self, gathered: int, window: int) -> None:
+        super().__init__(
+            f"the transformation gathers {gathered} fragments at a time, and MQ_PREFETCH_COUNT is {window}:"
+            f" set it to {gathered} or more, or leave it unset"
+        )
+        self.gathered = gathered
+        self.window = window
 
 
 class VolumeUnusable(SidecarError):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from iterum_sidecar.entries import Admission, Entry, Output, State, Verdict
+from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, Output, State, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -115,12 +115,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
         return Admission.NEW, entry
 
     def admit_unreadable(
-        self, delivery: DeliveryT, work: WorkT, reason: str
+        self,
+        delivery: DeliveryT,
+        work: WorkT,
+        reason: str,
+        kind: DeadLetterKind = DeadLetterKind.UNREADABLE,
     ) -> Entry[DeliveryT, WorkT]:
         """Take in a delivery that is no fragment: its verdict, DEAD_LETTER, falls at once."""
         entry = Entry("", None, delivery, work)
         entry.state = State.DONE
-        entry.reason = reason
+        entry.condemn(reason, kind)
         entry.verdict = Verdict.DEAD_LETTER
         self.dead_letters_in_a_row += 1
         self._open.add(entry)
@@ -131,11 +135,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
         _expect(entry, State.WAITING)
         entry.state = State.READY
 
-    def reject(self, entry: Entry[DeliveryT, WorkT], reason: str) -> list[Entry[DeliveryT, WorkT]]:
+    def reject(
+        self,
+        entry: Entry[DeliveryT, WorkT],
+        reason: str,
+        kind: DeadLetterKind = DeadLetterKind.INPUT_REFUSED,
+    ) -> list[Entry[DeliveryT, WorkT]]:
         """A WAITING entry cannot be made ready, by its own fault."""
         _expect(entry, State.WAITING)
         entry.state = State.DONE
-        entry.reason = entry.reason or reason
+        entry.condemn(reason, kind)
         return self._judge(entry)
 
     # -- the transformation
@@ -178,13 +187,18 @@ class Ledger(Generic[DeliveryT, WorkT]):
         for entry in entries:
             entry._pending += 1
 
-    def refuse_result(self, predecessors: Iterable[str], reason: str) -> int:
+    def refuse_result(
+        self,
+        predecessors: Iterable[str],
+        reason: str,
+        kind: DeadLetterKind = DeadLetterKind.RESULT_REFUSED,
+    ) -> int:
         """A result is refused: those of its predecessors that are out will be dead letters. Returns how many are."""
         refused = 0
         for fragment_id in set(predecessors):
             entry = self._entries.get(fragment_id)
             if entry is not None and entry.state is State.OUT:
-                entry.reason = entry.reason or reason
+                entry.condemn(reason, kind)
                 refused += 1
         return refused
 
@@ -214,7 +228,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         voided = [entry for entry in self._open if entry.state is State.OUT and not entry.void]
         for entry in voided:
             entry.void = True
-            self._blame(entry, reason)
+            self._blame(entry, reason, DeadLetterKind.BREACH)
         return voided
 
     def give_up_void(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
@@ -245,18 +259,18 @@ class Ledger(Generic[DeliveryT, WorkT]):
             entry.state = State.LEFT
             if death and entry is culprit:
                 if not entry.void:
-                    self._blame(entry, reason)
+                    self._blame(entry, reason, DeadLetterKind.TRANSFORMATION_DIED)
                 entry.striking = True
             entry.suspect |= death
             fallen += self._judge(entry)
         return fallen
 
-    def _blame(self, entry: Entry[DeliveryT, WorkT], reason: str) -> None:
+    def _blame(self, entry: Entry[DeliveryT, WorkT], reason: str, kind: DeadLetterKind) -> None:
         entry.attempts += 1
         entry.unsaved = True
         entry.suspect = True
         if self._exhausted(entry):
-            entry.reason = entry.reason or f"{reason} ({entry.attempts} attempts)"
+            entry.condemn(f"{reason} ({entry.attempts} attempts)", kind)
 
     def _exhausted(self, entry: Entry[DeliveryT, WorkT]) -> bool:
         return entry.attempts >= self._attempts_allowed
@@ -281,7 +295,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         fallen = []
         for entry in output.entries:
             entry._pending -= 1
-            entry.reason = entry.reason or reason
+            entry.condemn(reason, DeadLetterKind.RESULT_REFUSED)
             fallen += self._judge(entry)
         return fallen
 
@@ -304,6 +318,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         entry.verdict = None
         entry.state = State.READY
         entry.reason = ""
+        entry.kind = None
 
     def close(self, entry: Entry[DeliveryT, WorkT]) -> None:
         """Any other verdict is carried out: the entry is gone, and remembered if it was acknowledged."""

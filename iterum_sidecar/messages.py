@@ -377,6 +377,8 @@ def _name_problem(name: str) -> str | None:
         return f"a name has 1 to {MAX_LOCAL_PATH_BYTES} bytes, this has {size}"
     if "\0" in name:
         return "a name holds no NUL"
+    if name.startswith("/"):
+        return f"the name {name[:80]!r} begins with a /, and a name is relative"
     for component in name.split("/"):
         if component in {"", ".", ".."}:
             return f"the name {name[:80]!r} has an empty, `.` or `..` component"

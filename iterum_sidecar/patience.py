@@ -39,6 +39,15 @@ class Patience:
         self._since: float | None = None
         self._said = -SAY_EVERY
         self._delay = FIRST_DELAY
+        self.failures = 0
+        """How many attempts have failed and were waited for."""
+        self.waits = 0
+        """How often the service has gone away, or was not there at the start."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the service has not answered since it last failed."""
+        return self._since is not None
 
     async def wait(self, reason: str) -> None:
         """Wait until it is time to try again; `reason` says what failed.
@@ -47,8 +56,10 @@ class Patience:
             ServiceLost: the timeout has passed since the first failure.
         """
         now = trio.current_time()
+        self.failures += 1
         if self._since is None:
             self._since = now
+            self.waits += 1
         waited = now - self._since
         if self._timeout and waited >= self._timeout:
             raise ServiceLost(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -11,11 +11,16 @@ from iterum_sidecar.brokers.amqp import QueuePolicy, open_amqp_broker
 from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import BadConfiguration, ExitCode, SidecarError
 from iterum_sidecar.patience import Patience
+from iterum_sidecar.secret_source import SecretSource
 from iterum_sidecar.settings import read_settings
 from iterum_sidecar.sidecar import Sidecar, queues_of
 from iterum_sidecar.stores.s3 import S3Store
+from iterum_sidecar.telemetry.health import State
 from iterum_sidecar.telemetry.logs import configure, get_log
+from iterum_sidecar.telemetry.marker import Marker, keep_marker
+from iterum_sidecar.telemetry.subject import Subject
 from iterum_sidecar.telemetry.tally import Tally
+from iterum_sidecar.tls import has_tls_settings, ssl_context_of, tls_warnings
 from iterum_sidecar.upstream import watch_for
 
 if TYPE_CHECKING:
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.cargo import FragmentLedger
     from iterum_sidecar.settings import Settings
+    from iterum_sidecar.telemetry.health import Word
+    from iterum_sidecar.telemetry.tracing import Tracing
     from iterum_sidecar.upstream import Upstream
 
 __all__ = ["run_in_pod"]
@@ -31,63 +38,104 @@ __all__ = ["run_in_pod"]
 _log = get_log(__name__)
 
 
+class _End(NamedTuple):
+    """How the program ends, and what there is to say of it where nobody sees the log."""
+
+    code: ExitCode
+    reason: str = ""
+
+    @property
+    def word(self) -> Word:
+        if self.code is ExitCode.DONE:
+            return "done"
+        return "stopped" if self.code in {ExitCode.TERMINATED, ExitCode.INTERRUPTED} else "failed"
+
+
 def run_in_pod(environment: Mapping[str, str]) -> ExitCode:
     """Run one sidecar by what the environment says, to its end, and return how it ended."""
     configure("info", "auto")
+    with Marker(environment.get("DATA_VOLUME_PATH", "")) as marker:
+        marker.show(State("starting"))
+        end = _run_marked(environment, marker)
+        marker.show(State(end.word, end.reason))
+    return end.code
+
+
+def _run_marked(environment: Mapping[str, str], marker: Marker) -> _End:
     try:
         settings = read_settings(environment)
+        tls = ssl_context_of(settings)
+        tracing = _open_tracing(settings)
     except BadConfiguration as error:
         for problem in error.problems:
             _log.error(problem)
         _log.error("bad configuration; nothing was opened", problems=len(error.problems))
-        return error.exit_code
+        return _End(error.exit_code, f"bad configuration: {'; '.join(error.problems)}")
     configure(
         settings.log_level, settings.log_format, step=settings.step, pipeline=settings.pipeline_hash
     )
-    try:
-        tls = _tls_context(settings)
-    except OSError as error:
-        _log.error(
-            "SIDECAR_CA_FILE or SIDECAR_CLIENT_CERTIFICATE cannot be read", reason=str(error)
-        )
-        return ExitCode.CONFIGURATION
-    return trio.run(_run, settings, tls)
+    for warning in tls_warnings(settings):
+        _log.warning(warning)
+    secrets = SecretSource(settings, lambda: read_settings(environment))
+    return trio.run(_run, settings, tls, secrets, marker, tracing)
 
 
-async def _run(settings: Settings, tls: ssl.SSLContext | None) -> ExitCode:
+def _open_tracing(settings: Settings) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    # Imported here: it is an extra, and costs half of a sidecar's start.
+    from iterum_sidecar.telemetry.tracing import open_tracing
+
+    return open_tracing(settings)
+
+
+async def _run(
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    secrets: SecretSource,
+    marker: Marker,
+    tracing: Tracing | None,
+) -> _End:
     started = trio.current_time()
-    tally = Tally()
+    tally = Tally() if tracing is None else Tally(times=tracing.times)
     signals: list[signal.Signals] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        code = ExitCode.DONE
+        end = _End(ExitCode.DONE)
         try:
             async with trio.open_nursery() as nursery:
-                await _work(settings, tls, tally, nursery, received, signals)
+                await _work(settings, tls, secrets, tally, marker, nursery, received, signals)
                 nursery.cancel_scope.cancel("the work is over")
         except* SidecarError as group:
-            code = _tell(group)
+            end = _tell(group)
         except* Exception as group:
             for error in group.exceptions:
                 _log.exception("a fault of the sidecar itself", error)
-            code = ExitCode.FAULT
-        code = _conclude(code, signals, settings, tally)
+            end = _End(ExitCode.FAULT, "a fault of the sidecar itself; its log has the traceback")
+        if tracing is not None:
+            await tracing.close()
+        end = _conclude(end, signals, settings, tally)
         _log.info(
             "end",
-            exit_code=int(code),
-            meaning=code.meaning,
+            exit_code=int(end.code),
+            meaning=end.code.meaning,
             **tally.summary(trio.current_time() - started),
         )
-        return code
+        return end
 
 
 async def _work(
     settings: Settings,
     tls: ssl.SSLContext | None,
+    secrets: SecretSource,
     tally: Tally,
+    marker: Marker,
     nursery: trio.Nursery,
     received: AsyncIterator[int],
     signals: list[signal.Signals],
 ) -> None:
+    services = {
+        name: Patience(f"the {name}", settings.service_timeout) for name in ("broker", "store")
+    }
     async with S3Store(
         settings.store_host,
         settings.store_port,
@@ -97,6 +145,8 @@ async def _work(
         region=settings.s3_region,
         addressing="virtual" if settings.s3_addressing == "virtual" else "path",
         ssl_context=tls if settings.store_tls else None,
+        server_name=settings.store_server_name,
+        renew=secrets.store_credentials,
     ) as store:
 
         def upstream(ledger: FragmentLedger) -> Upstream:
@@ -105,25 +155,45 @@ async def _work(
                 settings.pipeline_hash,
                 settings.step,
                 is_idle=lambda: len(ledger) == 0,
+                ssl_context=tls if has_tls_settings(settings) else None,
             )
 
         sidecar = Sidecar(
             settings,
             open_broker=lambda: open_amqp_broker(
-                settings.broker_url,
+                secrets.broker_parameters,
                 ssl_context=tls,
                 queues=queues_of(settings),
                 policy=QueuePolicy(settings.queue_durable, settings.queue_type == "quorum"),
-                patience=Patience("the broker", settings.service_timeout),
+                patience=services["broker"],
                 name=f"iterum-sidecar {settings.step}",
             ),
             store=store,
-            store_patience=Patience("the store", settings.service_timeout),
+            store_patience=services["store"],
             upstream=upstream,
             tally=tally,
         )
         nursery.start_soon(_obey, received, sidecar, signals)
+        subject = Subject(settings, sidecar, tally, services, lambda: store.retried)
+        await _start_telling(subject, marker, nursery)
         await sidecar.run()
+        if sidecar.is_done:
+            signals.clear()  # the stop came too late to leave anything undone
+
+
+async def _start_telling(subject: Subject, marker: Marker, nursery: trio.Nursery) -> None:
+    """Keep the marker on the volume, and serve probes, status and metrics where that is wished.
+
+    Raises:
+        AddressUnusable: nothing can listen where SIDECAR_HTTP_ADDRESS says.
+    """
+    nursery.start_soon(keep_marker, marker, lambda: subject.sidecar.health().state)
+    if subject.settings.http_address is not None:
+        # Imported here: a sidecar that serves nothing does without it.
+        from iterum_sidecar.telemetry.monitor import Monitor, open_listeners
+
+        listeners = await open_listeners(*subject.settings.http_address)
+        nursery.start_soon(Monitor(subject).serve, listeners)
 
 
 async def _obey(
@@ -143,41 +213,32 @@ async def _obey(
             sidecar.drain()
 
 
-def _tell(group: BaseExceptionGroup[SidecarError]) -> ExitCode:
-    """Log each end once, and return the code of the first: several stages may meet one cause."""
+def _tell(group: BaseExceptionGroup[SidecarError]) -> _End:
+    """Log each end once, and return the first: several stages may meet one cause."""
     ends: dict[str, SidecarError] = {}
     for error in leaves_of(group, SidecarError):
         ends.setdefault(str(error), error)
     for error in ends.values():
         _log.error(str(error))
-    return next(iter(ends.values())).exit_code
+    first = next(iter(ends.values()))
+    return _End(first.exit_code, str(first))
 
 
-def _conclude(
-    code: ExitCode, signals: list[signal.Signals], settings: Settings, tally: Tally
-) -> ExitCode:
+def _conclude(end: _End, signals: list[signal.Signals], settings: Settings, tally: Tally) -> _End:
+    told = ""
     if tally.dead_letters:
+        told = (
+            f"fragments were dead-lettered: {tally.dead_letters}, in {settings.dead_letter_queue}"
+        )
         _log.error(
             "fragments were dead-lettered",
             count=tally.dead_letters,
             queue=settings.dead_letter_queue,
         )
-    if code is not ExitCode.DONE:
-        return code
+    if end.code is not ExitCode.DONE:
+        return end
     if signals:
-        return ExitCode.TERMINATED if signals[0] is signal.SIGTERM else ExitCode.INTERRUPTED
-    if tally.dead_letters and settings.fail_on_dead_letters:
-        return ExitCode.DEAD_LETTERS
-    return code
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context for whichever of broker and store speaks TLS, or None if neither does."""
-    if not settings.store_tls and not settings.broker_url.startswith("amqps:"):
-        return None
-    import ssl
-
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if settings.client_certificate:
-        context.load_cert_chain(settings.client_certificate)
-    return context
+        stopped = ExitCode.TERMINATED if signals[0] is signal.SIGTERM else ExitCode.INTERRUPTED
+        return _End(stopped, f"told to stop: {signals[0].name}")
+    failed = tally.dead_letters and settings.fail_on_dead_letters
+    return _End(ExitCode.DEAD_LETTERS if failed else ExitCode.DONE, told)

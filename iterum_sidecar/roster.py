@@ -70,6 +70,8 @@ class Roster(Generic[DeliveryT, WorkT]):
         """How many fragments each connection holds at a time, as the step has said; 0 if it has not."""
         self.closed = False
         """Whether nothing more is handed out."""
+        self.told_kill = False
+        """Whether the transformation has been told that nothing more comes."""
 
     # -- what happens
 

@@ -1,18 +1,21 @@
 """The environment as one frozen struct: read once, every problem reported at once, before anything is opened.
 
-`variables.py` has the tables of them all. Those beyond the contract have a second way in, the object `"sidecar"` in ITERUM_CONFIG, because Iterum's manager passes no
-variables of others; a variable wins over it.
+`variables.py` has the tables of them all. Those beyond the contract have a second way in, the object `"sidecar"` in
+ITERUM_CONFIG, because Iterum's manager passes no variables of others; a variable wins over it. Secrets have another: a
+file, which is read here too, so that reading the settings again reads the secrets again (`secret_source.py`).
 """
 
 from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from iterum_sidecar.exit_codes import BadConfiguration
+from iterum_sidecar.secret_files import SecretUnreadable, read_secret
 from iterum_sidecar.variables import (
     CONTRACT,
     EXTENSIONS,
@@ -29,6 +32,9 @@ __all__ = ["Settings", "read_settings"]
 
 #: sizeof(sockaddr_un.sun_path) less its closing NUL (unix(7)).
 MAX_SOCKET_PATH_BYTES = 107
+
+#: What the extra `otel` brings, which depends on all else that it brings.
+_OTLP_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 
 #: What Kubernetes puts into the environment for a service whose name begins with "sidecar" (its documentation, "Discovering services").
 _SERVICE_LINK = re.compile(
@@ -74,12 +80,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_addressing: str
     ca_file: str
     client_certificate: str
+    client_key: str
+    broker_server_name: str
+    store_server_name: str
+    tls_verify: bool
     queue_durable: bool
     queue_type: str
     lineage: bool
     fail_on_dead_letters: bool
     log_level: str
     log_format: str
+    http_address: tuple[str | None, int] | None
+    """Where probes, status and metrics are served: host (None: every interface) and port; None: nowhere."""
+    tracing: bool
+    """Whether traces are made, and sent where OpenTelemetry's own variables say."""
 
     @property
     def lineage_queue(self) -> str:
@@ -98,7 +112,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the environment describes.
+    """Return the settings that the environment describes, with the secrets that its files hold now.
 
     Raises:
         BadConfiguration: with one line for every variable that is missing or wrong; no value of a secret is shown.
@@ -107,36 +121,52 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     raw: dict[str, Any] = {}
     for variable in CONTRACT:
-        given = environment.get(variable.name, "")
-        raw[variable.name] = _read(variable, given, problems, values)
+        raw[variable.name] = _read(variable, environment, problems, values)
     config = raw["ITERUM_CONFIG"] or IterumConfig()
     _read_extensions(environment, config.sidecar, problems, values)
     _settle_store(raw, values)
     values["queue_mapping"] = config.queue_mapping or {}
     values["config_files"] = config.config_files or {}
     values["lineage"] = values.get("lineage") != "off"
+    values["tracing"] = values.get("tracing") == "otlp"
     _check_together(values, problems)
     if problems:
         raise BadConfiguration(problems)
     return Settings(**values)
 
 
-def _read(variable: Variable, given: str, problems: list[str], values: dict[str, Any]) -> Any:  # noqa: ANN401 - as many types as variables
-    if given == "":
-        if variable.default is None:
-            problems.append(f"{variable.name} is missing: {variable.expected}")
+def _read(
+    variable: Variable, given: Mapping[str, str], problems: list[str], values: dict[str, Any]
+) -> Any:  # noqa: ANN401 - as many types as variables
+    text, shown = given.get(variable.name, ""), variable.name
+    path = given.get(variable.file, "")
+    if path and text:
+        problems.append(f"{variable.name} and {variable.file} are both set: set one of them")
+        return None
+    if path:
+        # Whoever gives the secret itself where its path belongs need not find it in the log.
+        shown = variable.file if "@" in path else f"{variable.file} {path[:200]!r}"
+        try:
+            text = read_secret(path)
+        except SecretUnreadable as error:
+            problems.append(f"{shown} {error}: {variable.expected}")
             return None
-        given = variable.default
+    if text == "":
+        if variable.default is None:
+            other = (
+                f"; or set {variable.file} to the path of a file with it" if variable.file else ""
+            )
+            problems.append(f"{variable.name} is missing: {variable.expected}{other}")
+            return None
+        text = variable.default
     try:
-        value = variable.read(given)
+        value = variable.read(text)
     except ValueError as error:
         # Where a secret may stand (a key, a URL with a password, the user's own configuration) nothing is repeated.
-        secret = variable.secret or "@" in given
-        shown = "" if secret else f" {given[:80]!r}"
+        secret = variable.secret or "@" in text
+        repeated = "" if secret else f" {text[:80]!r}"
         detail = f" ({error})" if isinstance(error, WrongValue) and str(error) else ""
-        problems.append(
-            f"{variable.name}{shown} is not what it should be{detail}: {variable.expected}"
-        )
+        problems.append(f"{shown}{repeated} is not what it should be{detail}: {variable.expected}")
         return None
     for name in variable.fields:
         values[name] = value
@@ -161,17 +191,21 @@ def _read_extensions(
         for key in config
         if key not in keys
     ]
+    given: dict[str, str] = {}
+    usable: list[Variable] = []
     for key, name in keys.items():
-        given = environment.get(name, "")
+        given[name] = environment.get(name, "")
         value = config.get(key)
-        if given == "" and value is not None:
+        if given[name] == "" and value is not None:
             if not isinstance(value, str | int | float):
                 problems.append(
                     f'{name}: "{key}" of "sidecar" in ITERUM_CONFIG is not what it should be: {known[name].expected}'
                 )
                 continue
-            given = str(value).lower() if isinstance(value, bool) else str(value)
-        _read(known[name], given, problems, values)
+            given[name] = str(value).lower() if isinstance(value, bool) else str(value)
+        usable.append(known[name])
+    for variable in usable:
+        _read(variable, given, problems, values)
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
@@ -190,7 +224,23 @@ def _settle_store(raw: dict[str, Any], values: dict[str, Any]) -> None:
     values["store_port"] = port or (443 if values["store_tls"] else 80)
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it is in is missing
+        return False
+
+
 def _check_together(values: dict[str, Any], problems: list[str]) -> None:
+    if values.get("client_key") and not values.get("client_certificate"):
+        problems.append(
+            "SIDECAR_CLIENT_KEY is set without SIDECAR_CLIENT_CERTIFICATE: set both, or neither"
+        )
+    if values["tracing"] and not _is_installed(_OTLP_EXPORTER):
+        problems.append(
+            "SIDECAR_TRACING is otlp, and what sends traces is not installed:"
+            " pip install 'iterum-sidecar[otel]', or set it to off"
+        )
     volume = values.get("volume")
     if volume is None:
         return

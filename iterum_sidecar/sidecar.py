@@ -17,7 +17,7 @@ import math
 import os
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -45,6 +45,7 @@ from iterum_sidecar.stages.settle import Settle
 from iterum_sidecar.stages.upload import Upload
 from iterum_sidecar.store_faults import StoreFaults
 from iterum_sidecar.stores.port import StoreError
+from iterum_sidecar.telemetry.health import Health
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.unix_sockets import Listener
 from iterum_sidecar.volume import Volume
@@ -87,6 +88,8 @@ class Sidecar:
     on the ledger that it is given. `identity` names the outputs, by the pipeline's hash and the step's name unless told otherwise.
     `pause_on_dead_letters` is for queues that outlive the program; where a person watches, a pause helps nobody.
     `blame_after` are the seconds within which connections that close died together, and a stop makes it no death.
+    `standstill_after` are the seconds of starvation after which a prefetch that is less than a batch ends the program: in a pod never,
+    as another one, which comes late, may take what waits.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Sidecar:
         identity: OutputIdentity | None = None,
         pause_on_dead_letters: bool = True,
         blame_after: float = BLAME_AFTER,
+        standstill_after: float = math.inf,
     ) -> None:
         self._blame_after = blame_after
+        self._standstill_after = standstill_after
         self._pause_on_dead_letters = pause_on_dead_letters
         self._settings = settings
         self._open_broker = open_broker
@@ -120,8 +125,15 @@ class Sidecar:
         self.over = trio.Event()
         """Set when `run` has ended, in whatever way."""
         self._scope = trio.CancelScope()
+        self.is_done = False
+        """Whether the step is done, once `run` has returned: false after a drain that left something to do."""
+        self._told_at_the_end = False
+        self._listening = False
         self._at_work = False
         self._aborted = False
+        self._intake: Intake | None = None
+        self._collect: Collect | None = None
+        self._channels: dict[str, trio.MemorySendChannel[Any]] = {}
 
     @property
     def has_said_kill(self) -> bool:
@@ -138,6 +150,38 @@ class Sidecar:
         """How many fragments the transformation has and has not finished."""
         return self._ledger.out()
 
+    def health(self) -> Health:
+        """Return what is there, as it is now, of all that the work needs."""
+        return Health(
+            listening=self._listening,
+            broker=self._at_work,
+            store=self._faults.available,
+            transformation=self._roster.seats > 0,
+            draining=self._stop.is_set() or self._killed.is_set(),
+        )
+
+    @property
+    def connections(self) -> int:
+        """How many connections the transformation has to the input socket."""
+        return self._roster.seats
+
+    @property
+    def window(self) -> int:
+        """How many fragments may be in flight; 0 before the work begins."""
+        return self._intake.window if self._intake else 0
+
+    def in_flight(self) -> list[FragmentEntry]:
+        """Return what has been let in and is not settled."""
+        return list(self._ledger)
+
+    def channel_depths(self) -> dict[str, int]:
+        """Return how many items wait in each channel between the stages, or to be let into it, by the name of where it leads."""
+        depths = {}
+        for name, channel in self._channels.items():
+            counts = channel.statistics()
+            depths[name] = counts.current_buffer_used + counts.tasks_waiting_send
+        return depths
+
     @property
     def gathered(self) -> int:
         """How many fragments the transformation has said that it gathers at a time; 0 if it has not."""
@@ -147,6 +191,7 @@ class Sidecar:
         """Take nothing new, hand out nothing more, and finish what the transformation has, within the drain deadline."""
         if self._stop.is_set():
             return
+        self._told_at_the_end = self._roster.told_kill
         self._stop.set()
         self._roster.take_back()
         seconds = self._settings.drain_seconds
@@ -186,6 +231,7 @@ class Sidecar:
                 stack.enter_context(self._listen(volume, name))
                 for name in (settings.input_socket, settings.output_socket)
             )
+            self._listening = True
             with self._scope:
                 await self._serve(volume, inputs, outputs)
             if self._scope.cancelled_caught and not self._aborted:
@@ -207,6 +253,7 @@ class Sidecar:
             listener=inputs,
             ledger=self._ledger,
             roster=self._roster,
+            tally=self._tally,
             start_timeout=settings.transformation_start_timeout,
             return_timeout=settings.transformation_return_timeout,
             kill_timeout=settings.kill_timeout,
@@ -227,7 +274,7 @@ class Sidecar:
                 await self._store.ensure_bucket(settings.output_bucket)
                 break
             except StoreError as error:
-                await self._faults.wait(str(error))
+                await self._faults.wait(error)
         self._faults.succeeded()
         await fetch_config_files(
             settings.config_files,
@@ -254,9 +301,11 @@ class Sidecar:
             self._at_work = True
             _log.info("at work", input_queue=settings.input_queue, window=window)
             await self._run_row(volume, outputs, handout, partings, broker, consumer, window)
-            if not self._stop.is_set():
+            over = self._is_over()
+            if over:
                 await self._look_once_more(broker, consumer)
             await broker.flush()
+            self.is_done = over
 
     async def _run_row(
         self,
@@ -271,7 +320,7 @@ class Sidecar:
         """Join the stages, start each with its ends, and return when the last has returned."""
         settings, store, ledger = self._settings, self._store, self._ledger
         faults, tally = self._faults, self._tally
-        intake = Intake(
+        self._intake = intake = Intake(
             consumer=consumer,
             broker=broker,
             ledger=ledger,
@@ -280,9 +329,10 @@ class Sidecar:
             fixed=settings.prefetch > 0,
             attempts_allowed=settings.attempts,
             pause_on_dead_letters=self._pause_on_dead_letters,
+            standstill_after=self._standstill_after,
         )
         download = Download(store=store, volume=volume, ledger=ledger, faults=faults, tally=tally)
-        collect = Collect(
+        self._collect = collect = Collect(
             listener=outputs,
             volume=volume,
             ledger=ledger,
@@ -343,6 +393,16 @@ class Sidecar:
         done_to_handout, done = trio.open_memory_channel[HandoutNews](math.inf)
         again_to_handout, again = trio.open_memory_channel[FragmentEntry](math.inf)
         to_intake, news = trio.open_memory_channel[IntakeNews](math.inf)
+        self._channels = {
+            "intake": to_intake,
+            "download": to_download,
+            "handout": to_handout,
+            "handout_done": done_to_handout,
+            "handout_again": again_to_handout,
+            "upload": to_upload,
+            "publish": to_publish,
+            "settle": to_settle,
+        }
 
         async with trio.open_nursery() as watching, trio.open_nursery() as row:
             watching.start_soon(
@@ -393,6 +453,17 @@ class Sidecar:
                 row.start_soon(stage)
             await settle.run(fallen=fallen, to_handout=again_to_handout, news=to_intake)
             watching.cancel_scope.cancel("the row is over")
+
+    def _is_over(self) -> bool:
+        """Whether the row ended because there was nothing left to do.
+
+        A stop that came when the kill message had been said is too late to leave anything undone, if that was answered. So it is with
+        a native sidecar: its pod stops it as soon as the transformation has ended.
+        """
+        if not self._stop.is_set():
+            return True
+        answered = self._collect is not None and self._collect.kill_answered
+        return self._told_at_the_end and answered and not self._tally.given_back
 
     async def _look_once_more(self, broker: Broker, consumer: Consumer) -> None:
         """See that the queue is still empty now that nothing is owed to it any more.

@@ -1,7 +1,8 @@
 """The variables that the sidecar reads: what each is called, what it should be, and how it is read.
 
-`CONTRACT` are those of the wire contract's section 1, `EXTENSIONS` those beyond it. They are tables, so that the error for
-a wrong one, `docs/operating.md` and its test all say the same; which is also why this file is long.
+`CONTRACT` are those of the wire contract's section 1, with the files that three of them may be read from; `EXTENSIONS` are
+those beyond it. They are tables, so that the error for a wrong one, `docs/operating.md` and its test all say the same; which
+is also why this file is long.
 """
 
 from __future__ import annotations
@@ -42,18 +43,22 @@ class Secret(str):
 
 
 class Variable(NamedTuple):
-    """One variable: its name, the fields that it fills, how it is read, its default (None: required), and what it should be."""
+    """One variable: its name, the fields that it fills, how it is read, its default (None: required), and what it should be.
+
+    `file` names the variable that holds the path of a file to read it from instead; empty where there is none.
+    """
 
     name: str
     fields: tuple[str, ...]
     read: Callable[[str], Any]
     default: str | None
     expected: str
+    file: str = ""
 
     @property
     def secret(self) -> bool:
         """Whether a value that is wrong must not be repeated: it is a secret, or may hold one."""
-        return self.read in {_secret, _broker_url, _iterum_config}
+        return self.read in {_secret, _header_secret, _broker_url, _iterum_config}
 
 
 class WrongValue(ValueError):
@@ -66,6 +71,19 @@ def _text(value: str) -> str:
 
 def _secret(value: str) -> Secret:
     return Secret(value)
+
+
+def _header_secret(value: str) -> Secret:
+    """Read a secret that is sent in a header as it is, such as an access key."""
+    if not (value.isascii() and value.isprintable()):
+        raise WrongValue("it holds a character that no header may hold")
+    return Secret(value)
+
+
+def _host_name(value: str) -> str:
+    if value and not _HOST.fullmatch(value):
+        raise WrongValue
+    return value
 
 
 def _socket_name(value: str) -> str:
@@ -88,6 +106,16 @@ def _queue(longest: int) -> Callable[[str], str]:
         return value
 
     return read
+
+
+def _listening_address(value: str) -> tuple[str | None, int] | None:
+    """Read `host:port`, `[IPv6]:port` or `:port`; the host is None for every interface."""
+    if value == "":
+        return None
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", value)
+    if found is None or not 0 < int(found[3]) < 65_536:
+        raise WrongValue
+    return _host_name(found[1] or found[2] or "") or None, int(found[3])
 
 
 def _relative_directory(value: str) -> str:
@@ -245,6 +273,14 @@ CONTRACT: tuple[Variable, ...] = (
         _broker_url,
         None,
         "amqp://user:password@host:port/vhost, or amqps://",
+        file="MQ_BROKER_URL_FILE",
+    ),
+    Variable(
+        "MQ_BROKER_URL_FILE",
+        (),
+        _text,
+        "",
+        "the path of a file that holds what MQ_BROKER_URL would",
     ),
     Variable(
         "MQ_INPUT_QUEUE",
@@ -273,9 +309,17 @@ CONTRACT: tuple[Variable, ...] = (
     Variable(
         "MINIO_ACCESS_KEY",
         ("store_access_key",),
-        _secret,
+        _header_secret,
         None,
         "the access key of the object store",
+        file="MINIO_ACCESS_KEY_FILE",
+    ),
+    Variable(
+        "MINIO_ACCESS_KEY_FILE",
+        (),
+        _text,
+        "",
+        "the path of a file that holds the access key",
     ),
     Variable(
         "MINIO_SECRET_KEY",
@@ -283,6 +327,14 @@ CONTRACT: tuple[Variable, ...] = (
         _secret,
         None,
         "the secret key of the object store",
+        file="MINIO_SECRET_KEY_FILE",
+    ),
+    Variable(
+        "MINIO_SECRET_KEY_FILE",
+        (),
+        _text,
+        "",
+        "the path of a file that holds the secret key",
     ),
     Variable(
         "MINIO_USE_SSL",
@@ -341,7 +393,7 @@ EXTENSIONS: tuple[Variable, ...] = (
         ("kill_on_error",),
         _go_boolean,
         "true",
-        "a boolean: send the kill message when the sidecar ends with an error",
+        "a boolean: send the kill message when the sidecar ends before the step is done, by an error or a stop",
     ),
     Variable(
         "SIDECAR_TRANSFORMATION_START_TIMEOUT",
@@ -370,9 +422,17 @@ EXTENSIONS: tuple[Variable, ...] = (
     Variable(
         "SIDECAR_S3_SESSION_TOKEN",
         ("s3_session_token",),
-        _secret,
+        _header_secret,
         "",
         "the session token that belongs to temporary credentials",
+        file="SIDECAR_S3_SESSION_TOKEN_FILE",
+    ),
+    Variable(
+        "SIDECAR_S3_SESSION_TOKEN_FILE",
+        (),
+        _text,
+        "",
+        "the path of a file that holds the session token",
     ),
     Variable(
         "SIDECAR_S3_ADDRESSING",
@@ -386,14 +446,42 @@ EXTENSIONS: tuple[Variable, ...] = (
         ("ca_file",),
         _text,
         "",
-        "a PEM file of the authorities that broker and store are verified by; empty: the system's",
+        "a PEM file of the authorities that broker, store and manager are verified by; empty: the system's",
     ),
     Variable(
         "SIDECAR_CLIENT_CERTIFICATE",
         ("client_certificate",),
         _text,
         "",
-        "a PEM file with the client's certificate and key, for broker and store",
+        "a PEM file with the client's certificate, for whoever asks for one",
+    ),
+    Variable(
+        "SIDECAR_CLIENT_KEY",
+        ("client_key",),
+        _text,
+        "",
+        "a PEM file with the key of the client's certificate; empty: it is in the same file",
+    ),
+    Variable(
+        "SIDECAR_BROKER_SERVER_NAME",
+        ("broker_server_name",),
+        _host_name,
+        "",
+        "the name that the broker's certificate must be for; empty: the host of its URL",
+    ),
+    Variable(
+        "SIDECAR_STORE_SERVER_NAME",
+        ("store_server_name",),
+        _host_name,
+        "",
+        "the name that the store's certificate must be for; empty: the host of its URL",
+    ),
+    Variable(
+        "SIDECAR_TLS_VERIFY",
+        ("tls_verify",),
+        _go_boolean,
+        "true",
+        "a boolean: verify the certificates of broker, store and manager",
     ),
     Variable(
         "SIDECAR_QUEUE_DURABLE",
@@ -436,5 +524,19 @@ EXTENSIONS: tuple[Variable, ...] = (
         _choice("auto", "text", "json"),
         "auto",
         "auto (text on a terminal, else JSON), text or json",
+    ),
+    Variable(
+        "SIDECAR_HTTP_ADDRESS",
+        ("http_address",),
+        _listening_address,
+        "",
+        "host:port, or :port for every interface, to serve probes, status and metrics at; empty: nowhere",
+    ),
+    Variable(
+        "SIDECAR_TRACING",
+        ("tracing",),
+        _choice("off", "otlp"),
+        "off",
+        "off or otlp: whether traces are made and sent to a collector (the extra `otel` must be installed)",
     ),
 )

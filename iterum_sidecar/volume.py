@@ -8,6 +8,7 @@ can be read in one place.
 
     <volume>/.iterum-sidecar/fragments/<life>/<name>    input files, a directory for each fragment
     <volume>/.iterum-sidecar/results/<number>           results held by a link instead of a descriptor
+    <volume>/.iterum-sidecar/state                      not of this module, and left alone by it: `telemetry/marker.py`
 """
 
 from __future__ import annotations

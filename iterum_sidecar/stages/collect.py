@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.cargo import Gathering, OutputCargo
-from iterum_sidecar.entries import State
+from iterum_sidecar.entries import DeadLetterKind, State
 from iterum_sidecar.exit_codes import TransformationLost, VolumeUnusable
 from iterum_sidecar.framing import FrameReader, FrameTooLong
 from iterum_sidecar.messages import (
@@ -99,7 +99,8 @@ class Collect:
         self._kill_timeout = kill_timeout
         self._return_timeout = return_timeout
         self._open: set[_OutputConnection] = set()
-        self._kill_answered = False
+        self.kill_answered = False
+        """Whether a connection has said kill in its turn."""
         self._deaths: list[tuple[FragmentEntry, int]] = []
         """What was held by connections that died in the last moment."""
         self._changed = trio.Event()
@@ -118,7 +119,8 @@ class Collect:
         """Read until the output has ended: the kill message has been answered by one connection at least, all others have said it
         or closed, and no input connection that is open holds anything.
 
-        When the program was told to stop (`stop`) it is enough that none is open that has not said it.
+        When the program was told to stop (`stop`) it is enough that none is open that has not said it. Nothing is awaited
+        from a transformation that was told to wait for the next sidecar.
 
         Raises:
             TransformationLost: the kill message was not answered in time.
@@ -133,7 +135,8 @@ class Collect:
                 nursery.start_soon(self._mourn, partings, stop, nursery)
                 nursery.start_soon(self._notice, stop)
                 await killed.wait()
-                await self._await_answer(stop)
+                if self._roster.told_kill:
+                    await self._await_answer(stop)
                 nursery.cancel_scope.cancel("the transformation's output has ended")
 
     # -- the end
@@ -158,7 +161,7 @@ class Collect:
 
     def _has_ended(self, stop: trio.Event) -> bool:
         waiting = self._roster.held or any(not each.said_kill for each in self._open)
-        return not waiting and (self._kill_answered or stop.is_set())
+        return not waiting and (self.kill_answered or stop.is_set())
 
     def _why_lost(self, seconds: float) -> str:
         if self._open:
@@ -262,6 +265,8 @@ class Collect:
                 "the transformation left with fragments in work",
                 fragment_ids=[entry.fragment_id for entry in unfinished],
             )
+        for entry in unfinished:
+            self._tally.times.enter(entry.work, "results")
         for fallen in self._ledger.connection_closed(unfinished, death=death):
             self._to_settle.send_nowait(fallen)
 
@@ -283,13 +288,14 @@ class Collect:
                 self._done(message.fragment_id)
             elif isinstance(message, Failed):
                 reason = message.reason.strip() or "the transformation gave no reason"
-                self._ledger.refuse_result([message.fragment_id], reason)
+                kind = DeadLetterKind.TRANSFORMATION_FAILED
+                self._ledger.refuse_result([message.fragment_id], reason, kind)
                 self._done(message.fragment_id)
             elif isinstance(message, Gathers):
                 self._gather(message.fragments)
             else:
                 connection.said_kill = True
-                self._kill_answered = True
+                self.kill_answered = True
                 self._changed.set()
 
     def _done(self, fragment_id: str) -> None:
@@ -297,6 +303,7 @@ class Collect:
         if entry is None:
             _log.debug("a done for a fragment that is not out", fragment_id=fragment_id)
             return
+        self._tally.times.enter(entry.work, "results")
         self._volume.remove_results(entry.work.results)
         # Told at once: before the fragment can be handed out again its seat must know that this hand-out has ended.
         self._roster.done(entry, trio.current_time())
@@ -307,7 +314,7 @@ class Collect:
     def _gather(self, fragments: int) -> None:
         """Let every connection hold so many, and the window hold them all, without waiting for starvation to show it."""
         self._roster.gather(fragments)
-        gathering = Gathering(fragments * max(self._roster.seats, 1))
+        gathering = Gathering(fragments * max(self._roster.seats, 1), fragments)
         self._to_handout.send_nowait(gathering)
         self._news.send_nowait(gathering)
 
@@ -340,9 +347,9 @@ class Collect:
                 "a result came after its fragments were settled; it is published without their protection",
                 predecessors=list(predecessors),
             )
-        await self._to_upload.send(
-            OutputCargo(output, result, taken, queue, None if channel is None else queue)
-        )
+        target = None if channel is None else queue
+        since = self._tally.times.clock()
+        await self._to_upload.send(OutputCargo(output, result, taken, queue, target, since))
 
     async def _take_files_patiently(
         self, result: Result, entries: Sequence[FragmentEntry]

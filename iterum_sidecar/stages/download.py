@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iterum_sidecar.entries import DeadLetterKind
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.for_each import for_each
-from iterum_sidecar.stores.port import StoreError
+from iterum_sidecar.stores.port import BucketMissing, ObjectMissing, StoreError
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ FILES_AT_A_TIME = 8
 
 class _FragmentRefused(Exception):
     """A fragment cannot be made ready, by its own fault."""
+
+    kind = DeadLetterKind.INPUT_REFUSED
+
+
+class _InputMissing(_FragmentRefused):
+    """What it names is not there."""
+
+    kind = DeadLetterKind.INPUT_MISSING
 
 
 class Download:
@@ -82,10 +91,11 @@ class Download:
             try:
                 await self._fetch_all(entry)
             except _FragmentRefused as refusal:
-                for fallen in self._ledger.reject(entry, str(refusal)):
+                for fallen in self._ledger.reject(entry, str(refusal), refusal.kind):
                     to_settle.send_nowait(fallen)
             else:
                 self._ledger.is_ready(entry)
+                self._tally.times.enter(entry.work, "ready")
                 to_handout.send_nowait(entry)
 
     async def _fetch_all(self, entry: FragmentEntry) -> None:
@@ -118,7 +128,8 @@ class Download:
                 if isinstance(fetched, int):
                     break
                 if await self._faults.is_its_own(fetched, reads_before=reads_before):
-                    raise _FragmentRefused(str(fetched))
+                    missing = isinstance(fetched, BucketMissing | ObjectMissing)
+                    raise (_InputMissing if missing else _FragmentRefused)(str(fetched))
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
         finally:

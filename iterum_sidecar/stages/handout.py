@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster, HandoutNews
     from iterum_sidecar.roster import Seat
+    from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.unix_sockets import Listener, Peer
 
 __all__ = ["Handout"]
@@ -58,6 +59,7 @@ class Handout:
         listener: Listener,
         ledger: FragmentLedger,
         roster: FragmentRoster,
+        tally: Tally,
         start_timeout: float,
         return_timeout: float,
         kill_timeout: float,
@@ -68,6 +70,7 @@ class Handout:
         self._listener = listener
         self._ledger = ledger
         self._roster = roster
+        self._times = tally.times
         self._start_timeout = start_timeout
         self._return_timeout = return_timeout
         self._connections: dict[Seat[Any, Any], InputConnection] = {}
@@ -135,8 +138,8 @@ class Handout:
         to_collect.send_nowait(Parting([(entry, entry.hand_outs) for entry in held], death=death))
 
     def _says_kill(self) -> bool:
-        """Whether the transformation is to be told that this is the end: every controlled one, and errors if wished."""
-        return self._kill_on_error or self._killing or self._roster.closed
+        """Whether the transformation is to be told that this is the end: if the step is done, and otherwise if wished."""
+        return self._kill_on_error or self._killing
 
     async def _until_closed(self, peer: Peer) -> None:
         """Return when either side has closed the connection, or the transformation has sent something on it."""
@@ -191,6 +194,7 @@ class Handout:
                 self._give_back(entry)
             else:
                 self._ledger.again(entry)
+                self._times.enter(entry.work, "ready")
                 self._roster.add(entry)
                 self._dispatch()
             self._reconsider()
@@ -198,6 +202,7 @@ class Handout:
     def _dispatch(self) -> None:
         for seat, entry in self._roster.assign(trio.current_time(), self._fits):
             self._ledger.hand_out(entry)
+            self._times.enter(entry.work, "transformation")
             self._connections[seat].send(_describe(entry))
 
     def _fits(self, seat: Seat[Any, Any], entry: FragmentEntry) -> bool:
@@ -224,10 +229,12 @@ class Handout:
 
     async def _say_kill_when_due(self, killed: trio.Event) -> None:
         await self._kill_due.wait()
-        self._killing = True
+        # Told to stop, and another sidecar will go on with this transformation: it would take a kill message for the step's end.
+        if self._kill_on_error or not self._roster.closed:
+            self._killing = self._roster.told_kill = True
+            for connection in list(self._connections.values()):
+                connection.kill()
         self._roster.take_back()
-        for connection in list(self._connections.values()):
-            connection.kill()
         killed.set()
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
@@ -358,6 +365,7 @@ class Handout:
                 "a done is not waited for any longer; its fragment is handed out again",
                 fragment_id=entry.fragment_id,
             )
+            self._times.enter(entry.work, "results")
             for fallen in self._ledger.give_up_void(entry):
                 self._to_settle.send_nowait(fallen)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
-from iterum_sidecar.entries import Admission, State
+from iterum_sidecar.entries import Admission, DeadLetterKind, State
+from iterum_sidecar.exit_codes import PrefetchTooSmall
 from iterum_sidecar.messages import MOST_GATHERED, MessageRefused, decode_remote_fragment
 from iterum_sidecar.telemetry.logs import get_log
 
@@ -53,7 +54,10 @@ _LOOK_EVERY = 1.0
 
 
 class Intake:
-    """The first stage. `window` is the count of fragments that may be in flight; it grows unless `fixed`."""
+    """The first stage. `window` is the count of fragments that may be in flight; it grows unless `fixed`.
+
+    `standstill_after` are the seconds of starvation after which a window that holds no whole batch is an error, and no warning.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,9 @@ class Intake:
         fixed: bool,
         attempts_allowed: int,
         pause_on_dead_letters: bool = True,
+        standstill_after: float = math.inf,
     ) -> None:
+        self._standstill_after = standstill_after
         self._most_dead_letters = DEAD_LETTERS_IN_A_ROW if pause_on_dead_letters else math.inf
         self._consumer = consumer
         self._broker = broker
@@ -78,8 +84,15 @@ class Intake:
         self._arrived: deque[Any] = deque()
         """What was received and not looked at yet."""
         self._finished = False
+        self._batch = 0
+        """How many fragments the transformation has said that it gathers at a time."""
         self._told_of_starvation = False
         self._starved_since = self._starved_last = 0.0
+
+    @property
+    def window(self) -> int:
+        """How many fragments may be in flight now."""
+        return self._window
 
     async def run(
         self,
@@ -89,7 +102,11 @@ class Intake:
         to_settle: trio.MemorySendChannel[FragmentEntry],
         stop: trio.Event,
     ) -> None:
-        """Let fragments in until the queue is at its end or `stop` is set; what had arrived by then is given back."""
+        """Let fragments in until the queue is at its end or `stop` is set; what had arrived by then is given back.
+
+        Raises:
+            PrefetchTooSmall: the window is fixed, there is more in the queue, and no batch can be complete.
+        """
         self._to_download = to_download
         self._to_settle = to_settle
         with to_download, to_settle:
@@ -127,7 +144,7 @@ class Intake:
         try:
             message = decode_remote_fragment(delivery.body)
         except MessageRefused as error:
-            self._refuse(delivery, str(error))
+            self._refuse(delivery, str(error), DeadLetterKind.UNREADABLE)
             return
         attempts = _count(delivery.headers, ATTEMPTS_HEADER)
         signature = sorted((file.name, file.bucket, file.path) for file in message.files)
@@ -140,9 +157,11 @@ class Intake:
             suspect=_count(delivery.headers, _ACQUIRED_HEADER) > 1,
         )
         if admission is Admission.NEW and entry is not None:
+            self._tally.times.begin(entry.work, delivery.headers)
             if attempts >= self._attempts_allowed:
                 reason = f"the transformation died on it ({attempts} attempts)"
-                for fallen in self._ledger.reject(entry, reason):
+                kind = DeadLetterKind.TRANSFORMATION_DIED
+                for fallen in self._ledger.reject(entry, reason, kind):
                     self._to_settle.send_nowait(fallen)
             else:
                 self._to_download.send_nowait(entry)
@@ -152,10 +171,13 @@ class Intake:
         elif admission is Admission.JOINED:
             self._tally.repeated += 1
         else:
-            self._refuse(delivery, "another fragment of this ID, with other files, is in flight")
+            reason = "another fragment of this ID, with other files, is in flight"
+            self._refuse(delivery, reason, DeadLetterKind.CONFLICT)
 
-    def _refuse(self, delivery: Any, reason: str) -> None:  # noqa: ANN401
-        entry = self._ledger.admit_unreadable(delivery, FragmentCargo(None), reason)
+    def _refuse(self, delivery: Any, reason: str, kind: DeadLetterKind) -> None:  # noqa: ANN401
+        cargo = FragmentCargo(None, stage="results")
+        self._tally.times.begin(cargo, delivery.headers)
+        entry = self._ledger.admit_unreadable(delivery, cargo, reason, kind)
         self._to_settle.send_nowait(entry)
 
     async def _steer(
@@ -170,6 +192,7 @@ class Intake:
                 self._finished = True
                 _log.info("upstream is finished")
             if isinstance(item, Gathering):
+                self._batch = max(self._batch, item.batch)
                 await self._hold(item.fragments)
             starved = item in {News.STARVED, News.ALL_STARVED}
             all_starved = item is News.ALL_STARVED
@@ -189,13 +212,21 @@ class Intake:
             increment, self._window = wanted - self._window, wanted
             await self._consumer.grow(increment)
             _log.info("the window grows: the transformation gathers", window=self._window)
-        elif self._window < fragments:
+        elif self._window < fragments and not self._standstill_is_an_error:
             self._tell_of_starvation(fragments)
+
+    @property
+    def _standstill_is_an_error(self) -> bool:
+        """Whether no batch can be complete, whatever comes or goes, and that ends the program."""
+        return self._batch > self._window and self._standstill_after < math.inf
 
     async def _grow(self) -> None:
         waiting = await self._consumer.waiting()
         if self._fixed or self._window >= LARGEST_WINDOW:
-            if self._starved_for(waiting) >= TELL_OF_STARVATION_AFTER:
+            seconds = self._starved_for(waiting)
+            if self._standstill_is_an_error and seconds >= self._standstill_after:
+                raise PrefetchTooSmall(self._batch, self._window)
+            if seconds >= TELL_OF_STARVATION_AFTER:
                 self._tell_of_starvation(self._window + 1)
             return
         if waiting:

@@ -6,7 +6,7 @@ tells the ledger which outputs are safe.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -16,6 +16,8 @@ from iterum_sidecar.messages import encode_lineage
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from iterum_sidecar.brokers.port import Broker, Confirmation
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, Parcel
     from iterum_sidecar.telemetry.tally import Tally
@@ -27,6 +29,15 @@ _log = get_log(__name__)
 #: Outputs that are published and not confirmed. A broker confirms in a millisecond or two; at a thousand outputs a second
 #: a few dozen are on their way, and what goes beyond that is a broker that is busy, which more messages would not help.
 UNCONFIRMED = 512
+
+
+class _Sent(NamedTuple):
+    """A message that the broker has been handed, and its promise."""
+
+    queue: str
+    body: bytes
+    headers: Mapping[str, str] | None
+    confirmation: Confirmation
 
 
 class Publish:
@@ -54,44 +65,47 @@ class Publish:
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
         """Publish every output that comes; return when no more come and all are confirmed."""
-        to_confirm, unconfirmed = trio.open_memory_channel[
-            tuple["Parcel", list[tuple[str, bytes, "Confirmation"]]]
-        ](UNCONFIRMED)
+        to_confirm, unconfirmed = trio.open_memory_channel[tuple["Parcel", list[_Sent]]](
+            UNCONFIRMED
+        )
         with to_settle:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._confirm, unconfirmed, to_settle)
                 with to_confirm:
                     async for parcel in from_upload:
-                        messages = [(parcel.queue, parcel.body)]
+                        headers = self._tally.times.headers_of(parcel)
+                        sent = [await self._send(parcel.queue, parcel.body, headers)]
                         if self._lineage_queue is not None:
                             lineage = encode_lineage(self._step, parcel.body)
-                            messages.append((self._lineage_queue, lineage))
-                        sent = [
-                            (queue, body, await self._broker.publish(queue, body))
-                            for queue, body in messages
-                        ]
+                            sent.append(await self._send(self._lineage_queue, lineage))
                         await to_confirm.send((parcel, sent))
+
+    async def _send(
+        self, queue: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> _Sent:
+        return _Sent(queue, body, headers, await self._broker.publish(queue, body, headers))
 
     async def _confirm(
         self,
-        unconfirmed: trio.MemoryReceiveChannel[
-            tuple[Parcel, list[tuple[str, bytes, Confirmation]]]
-        ],
+        unconfirmed: trio.MemoryReceiveChannel[tuple[Parcel, list[_Sent]]],
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
         async for parcel, sent in unconfirmed:
-            for queue, body, confirmation in sent:
+            for each in sent:
                 try:
-                    await confirmation.wait()
+                    await each.confirmation.wait()
                 except MessageUnroutable as error:
-                    await self._offer_again(queue, body, error)
+                    await self._offer_again(each, error)
             self._tally.outputs += 1
+            self._tally.times.pass_output("publish", parcel)
             for fallen in self._ledger.output_safe(parcel.output):
                 to_settle.send_nowait(fallen)
 
-    async def _offer_again(self, queue: str, body: bytes, error: MessageUnroutable) -> None:
+    async def _offer_again(self, sent: _Sent, error: MessageUnroutable) -> None:
         _log.warning(
-            "the broker did not take a message; offering it again", queue=queue, reason=str(error)
+            "the broker did not take a message; offering it again",
+            queue=sent.queue,
+            reason=str(error),
         )
         await trio.sleep(RETRY_DELAY)
-        await publish_until_safe(self._broker, queue, body)
+        await publish_until_safe(self._broker, sent.queue, sent.body, sent.headers)

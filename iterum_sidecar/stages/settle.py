@@ -102,6 +102,7 @@ class Settle:
                 _log.warning(
                     "dead letter",
                     fragment_id=entry.fragment_id or None,
+                    kind=entry.kind,
                     reason=entry.reason,
                     queue=self._dead_letter_queue,
                 )
@@ -113,6 +114,7 @@ class Settle:
 
     def _why(self, entry: FragmentEntry) -> dict[str, object]:
         return {
+            "x-iterum-kind": str(entry.kind),
             "x-iterum-reason": entry.reason.encode()[:_LONGEST_REASON].decode(errors="ignore"),
             "x-iterum-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "x-iterum-step": self._step,
@@ -134,8 +136,10 @@ class Settle:
                 self._tally.struck += 1
             else:
                 self._tally.dead_letters += 1
+                self._tally.dead_letters_by_kind[str(entry.kind)] += 1
             for delivery in entry.deliveries:
                 self._broker.acknowledge(delivery)
+        self._tally.times.end(entry)
         self._clean(entry)
         self._ledger.close(entry)
         if len(self._ledger) == 0:

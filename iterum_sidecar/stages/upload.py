@@ -93,7 +93,8 @@ class Upload:
             finally:
                 for taken in cargo.files:
                     self._volume.release(taken)
-            await to_publish.send(Parcel(cargo.output, cargo.queue, description))
+            stored = self._tally.times.pass_output("upload", cargo)
+            await to_publish.send(Parcel(cargo.output, cargo.queue, description, stored))
 
     async def _put_all(self, cargo: OutputCargo) -> None:
         await for_each(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 __all__ = ["Log", "configure", "get_log", "in_step", "tell_warnings"]
 
@@ -98,9 +98,14 @@ def configure(level: str, form: str, stream: TextIO | None = None, **constant: s
 
 
 @contextmanager
-def tell_warnings(tell: Callable[[str], None], *, but: Collection[str]) -> Iterator[None]:
-    """Give `tell` a line for each warning that is logged in this context, but for those whose events are named."""
-    handler = _Teller(tell, frozenset(but))
+def tell_warnings(
+    tell: Callable[[str], None], *, but: Collection[str], words: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Give `tell` a line for each warning that is logged in this context, but for those whose events are named in `but`.
+
+    `words` has another wording for events, as `str.format` takes it with the fields.
+    """
+    handler = _Teller(tell, frozenset(but), words or {})
     logger = logging.getLogger(_ROOT)
     logger.addHandler(handler)
     try:
@@ -110,10 +115,13 @@ def tell_warnings(tell: Callable[[str], None], *, but: Collection[str]) -> Itera
 
 
 class _Teller(logging.Handler):
-    def __init__(self, tell: Callable[[str], None], but: frozenset[str]) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], but: frozenset[str], words: Mapping[str, str]
+    ) -> None:
         super().__init__(logging.WARNING)
         self._tell = tell
         self._but = but
+        self._words = words
         self._told: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -125,8 +133,13 @@ class _Teller(logging.Handler):
             return
         fields = _fields(record)
         step = fields.pop("step", None)
-        told = "".join(f", {name}: {_readable(value)}" for name, value in fields.items())
-        self._tell(f"{f'{step}: ' if step else ''}{event}{told}")
+        if event in self._words:
+            told = self._words[event].format(**fields)
+        else:
+            told = event + "".join(
+                f", {name}: {_readable(value)}" for name, value in fields.items()
+            )
+        self._tell(f"{step}: {told}" if step else told)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

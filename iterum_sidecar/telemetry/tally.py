@@ -1,8 +1,11 @@
-"""What was processed, counted as it happens and told once at the end."""
+"""What was processed, counted as it happens and told once at the end, or whenever somebody asks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+
+from iterum_sidecar.telemetry.stage_times import StageTimes
 
 __all__ = ["Tally"]
 
@@ -19,12 +22,14 @@ class Tally:
     files_out: int = 0
     bytes_out: int = 0
     dead_letters: int = 0
+    dead_letters_by_kind: Counter[str] = field(default_factory=Counter)
     refused_results: int = 0
     late_results: int = 0
     struck: int = 0
     given_back: int = 0
     repeated: int = 0
     """Deliveries that came again and were not worked again."""
+    times: StageTimes = field(default_factory=StageTimes)
 
     def summary(self, seconds: float) -> dict[str, float]:
         """Return the fields of the last line of the log; what never happened is left out, but for the usual ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -214,7 +215,9 @@ class Row:
             ).encode(),
         )
 
-    def make_sidecar(self, upstream: FinishedOnRequest) -> Sidecar:
+    def make_sidecar(
+        self, upstream: FinishedOnRequest, *, standstill_after: float = math.inf
+    ) -> Sidecar:
         settings = self.settings()
 
         @asynccontextmanager
@@ -230,6 +233,7 @@ class Row:
             store_patience=Patience("the store", 0),
             upstream=lambda _ledger: upstream,
             tally=self.tally,
+            standstill_after=standstill_after,
         )
 
     async def connect(self) -> StepConnection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iterum_sidecar import ledger as ledger_module
-from iterum_sidecar.entries import Admission, Entry, State, Verdict
+from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, State, Verdict
 from iterum_sidecar.identity import OutputIdentity
 from iterum_sidecar.ledger import Ledger
 
@@ -255,6 +255,22 @@ def test_what_a_dead_transformation_held_is_handed_out_again_when_its_results_ar
     assert ledger.done(A) == (one, [])
     assert ledger.output_safe(more) == [one]
     assert one.verdict is Verdict.ACKNOWLEDGE
+
+
+def test_the_first_that_condemns_a_hand_out_is_kept_until_it_is_handed_out_again(
+    ledger: TestLedger,
+) -> None:
+    (entry,) = hand_out(ledger, A)
+    ledger.refuse_result([A], "another's file")
+    assert (entry.reason, entry.kind) == ("another's file", DeadLetterKind.RESULT_REFUSED)
+    assert ledger.connection_closed([entry], death=False) == [entry]
+    hand_out_again(ledger, entry)
+    assert (entry.reason, entry.kind) == ("", None)
+    ledger.refuse_result([A], "it failed", DeadLetterKind.TRANSFORMATION_FAILED)
+    ledger.refuse_result([A], "another's file")
+    assert ledger.done(A) == (entry, [entry])
+    assert entry.verdict is Verdict.DEAD_LETTER
+    assert (entry.reason, entry.kind) == ("it failed", DeadLetterKind.TRANSFORMATION_FAILED)
 
 
 def test_a_result_dropped_before_it_was_handed_out_again_is_published_then(

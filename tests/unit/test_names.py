@@ -106,6 +106,13 @@ def test_an_outputs_name_has_at_most_947_bytes() -> None:
         decode_outputs(["x", longest + "y"])
 
 
+def test_an_absolute_name_is_told_to_be_one() -> None:
+    with pytest.raises(
+        ResultRefused, match=r"the name '/x' begins with a /, and a name is relative"
+    ):
+        decode_outputs(["/x"])
+
+
 @pytest.mark.parametrize("path", ["x", "é" * 512, "a" * 1024, "../../etc/passwd", "/x", "a\nb"])
 def test_an_object_key_is_any_text_of_1_to_1024_bytes(path: str) -> None:
     assert decode_inputs(["x"], path=path) == ["x"]

@@ -22,6 +22,7 @@ from iterum_sidecar.ledger import Ledger
 from iterum_sidecar.roster import Roster
 from iterum_sidecar.settings import read_settings
 from iterum_sidecar.stages.handout import VOID_PATIENCE, Handout
+from iterum_sidecar.telemetry.tally import Tally
 from iterum_sidecar.unix_sockets import Listener
 from tests.unit.row import (
     fragment_id,
@@ -60,6 +61,7 @@ async def test_a_void_hand_out_whose_done_is_on_its_way_is_not_given_up(
                 listener=listener,
                 ledger=ledger,
                 roster=roster,
+                tally=Tally(),
                 start_timeout=1,
                 return_timeout=1,
                 kill_timeout=1,

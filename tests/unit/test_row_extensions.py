@@ -9,6 +9,8 @@ import pytest
 import trio
 import trio.testing
 
+from iterum_sidecar.error_groups import leaves_of
+from iterum_sidecar.exit_codes import PrefetchTooSmall
 from iterum_sidecar.messages import (
     MOST_GATHERED,
     Failed,
@@ -17,8 +19,15 @@ from iterum_sidecar.messages import (
     decode_transformation_message,
 )
 from iterum_sidecar.roster import Roster
-from tests.unit.row import DEAD, FinishedOnRequest, StepConnection, fragment_id, temporary_row
-from tests.unit.row_with_faults import id_of
+from tests.unit.row import (
+    DEAD,
+    INPUT,
+    FinishedOnRequest,
+    StepConnection,
+    fragment_id,
+    temporary_row,
+)
+from tests.unit.row_with_faults import id_of, run_while
 
 Clock = trio.testing.MockClock
 
@@ -119,6 +128,65 @@ async def test_a_window_that_was_set_and_is_less_than_what_is_gathered_is_told_a
         await row.run(gathering)
     (told,) = [each for each in caplog.records if "needs a larger MQ_PREFETCH_COUNT" in each.msg]
     assert told.__dict__["fields"] == {"window": 2, "needed_at_least": 5}
+
+
+async def gather_ten(connection: StepConnection) -> None:
+    batch: list[str] = []
+    async for fragment in connection.fragments():
+        if not batch:
+            await connection.send({"gathers": {"fragments": 10}})
+        batch.append(id_of(fragment))
+    for own in batch:
+        await connection.done(own)
+    await connection.kill()
+
+
+async def test_a_batch_that_never_fits_ends_the_program_where_that_is_asked_for(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("iterum_sidecar"), "propagate", True)
+    async with temporary_row(MQ_PREFETCH_COUNT="4") as row:
+        await row.put(5)
+        sidecar = row.make_sidecar(FinishedOnRequest(), standstill_after=3)
+        with pytest.RaisesGroup(PrefetchTooSmall, flatten_subgroups=True) as raised:
+            await run_while(sidecar, row, gather_ten)
+    (error,) = leaves_of(raised.value, PrefetchTooSmall)
+    assert (error.gathered, error.window) == (10, 4)
+    assert "MQ_PREFETCH_COUNT is 4: set it to 10 or more" in str(error)
+    assert not [each for each in caplog.records if "needs a larger" in each.msg], "told once"
+
+
+async def test_what_fits_the_prefetch_is_gathered_though_a_batch_would_not(
+    autojump_clock: Clock,
+) -> None:
+    async with temporary_row(MQ_PREFETCH_COUNT="4") as row:
+        await row.put(4)
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream, standstill_after=3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(row.run_step, gather_ten)
+            nursery.start_soon(sidecar.run)
+            await trio.sleep(60)
+            upstream.finished.set()
+        assert row.tally.fragments == 4
+
+
+async def test_a_batch_that_never_fits_waits_in_a_pod(autojump_clock: Clock) -> None:
+    """Another pod of the step, which comes late, may take what waits."""
+    async with temporary_row(MQ_PREFETCH_COUNT="4") as row:
+        await row.put(5)
+        upstream = FinishedOnRequest()
+        sidecar = row.make_sidecar(upstream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(row.run_step, gather_ten)
+            nursery.start_soon(sidecar.run)
+            await trio.sleep(600)
+            assert row.broker.waiting(INPUT) == 1
+            async with row.broker.consume(INPUT, 1) as another:
+                (delivery,) = await another.receive()
+                row.broker.acknowledge(delivery)
+                upstream.finished.set()
+        assert row.tally.fragments == 4
 
 
 def test_the_two_messages_are_read() -> None:

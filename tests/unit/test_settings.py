@@ -80,6 +80,23 @@ def test_an_empty_optional_variable_is_the_same_as_none() -> None:
     assert read(**dict.fromkeys(optional, "")) == read_settings(REQUIRED)
 
 
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("", None),
+        (":8080", (None, 8080)),
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("[::]:8080", ("::", 8080)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_the_forms_of_an_address_to_listen_at(
+    value: str, address: tuple[str | None, int] | None
+) -> None:
+    assert read(SIDECAR_HTTP_ADDRESS=value).http_address == address
+
+
 def test_settings_cannot_be_changed() -> None:
     settings = read_settings(REQUIRED)
     with pytest.raises(AttributeError):
@@ -189,6 +206,10 @@ BOTH_WAYS = [
     ("s3_session_token", "token", "token", "token"),
     ("s3_addressing", "virtual", "virtual", "virtual"),
     ("ca_file", "/ca.pem", "/ca.pem", "/ca.pem"),
+    ("client_certificate", "/tls.crt", "/tls.crt", "/tls.crt"),
+    ("broker_server_name", "rabbit.example", "rabbit.example", "rabbit.example"),
+    ("store_server_name", "minio", "minio", "minio"),
+    ("tls_verify", False, "false", False),
     ("log_level", "debug", "debug", "debug"),
     ("log_format", "json", "json", "json"),
 ]

@@ -83,8 +83,15 @@ def test_wrong_missing_and_unknown_ones_are_named_together() -> None:
         ("SIDECAR_QUEUE_TYPE", ["Quorum", "stream"]),
         ("SIDECAR_LINEAGE", ["on", "true"]),
         ("SIDECAR_S3_ADDRESSING", ["host"]),
+        ("SIDECAR_BROKER_SERVER_NAME", ["a..b", "https://rabbit", "rabbit:5671", " "]),
+        ("SIDECAR_STORE_SERVER_NAME", ["a b", "minio/"]),
+        ("SIDECAR_TLS_VERIFY", ["no", "off"]),
+        ("MINIO_ACCESS_KEY", ["key\r", "clé"]),
+        ("SIDECAR_S3_SESSION_TOKEN", ["token\n"]),
         ("SIDECAR_LOG_LEVEL", ["INFO", "trace"]),
         ("SIDECAR_LOG_FORMAT", ["xml"]),
+        ("SIDECAR_HTTP_ADDRESS", ["8080", "host", "host:", ":0", ":65536", "::1:80", "[::1]"]),
+        ("SIDECAR_HTTP_ADDRESS", ["http://host:80", "host:80/", "a b:80", "[host]:80", ":٣"]),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, values: list[str]) -> None:
@@ -133,6 +140,10 @@ def test_a_config_nested_too_deep_is_refused() -> None:
 def test_a_config_file_that_leads_out_of_its_directory_is_refused(file: str) -> None:
     config = json.dumps({"config_files": {"model": file}})
     assert "config file 'model' leads out" in only_problem(ITERUM_CONFIG=config)
+
+
+def test_a_clients_key_without_its_certificate_is_refused() -> None:
+    assert "SIDECAR_CLIENT_CERTIFICATE" in only_problem(SIDECAR_CLIENT_KEY="/tls.key")
 
 
 # -- unknown names

@@ -133,6 +133,11 @@ class Journey:
         self.wait_for_sockets()
         return self.start_step_now(name, *arguments)
 
+    @property
+    def state_file(self) -> Path:
+        """Where the sidecar says what it is doing."""
+        return self.step.volume / ".iterum-sidecar" / "state"
+
     def wait_for_sockets(self) -> None:
         """Wait until the sidecar listens on both of its sockets."""
         sockets = (self.step.input_socket, self.step.output_socket)
@@ -206,13 +211,14 @@ class Journey:
         return outcome
 
     def leftovers(self) -> list[str]:
-        """Return what is left in the volume and is neither a directory, a socket nor a config file."""
+        """Return what is left in the volume and is no directory, socket or config file, and not the state, which stays."""
         return sorted(
             str(path.relative_to(self.step.volume))
             for path in self.step.volume.rglob("*")
             if not stat.S_ISDIR(mode := path.lstat().st_mode)
             and not stat.S_ISSOCK(mode)
             and self.step.config_directory not in path.parents
+            and path != self.state_file
         )
 
     def run(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from iterum_sidecar.amqp import ConnectionParameters
 from iterum_sidecar.brokers.amqp import QueuePolicy, open_amqp_broker
 from iterum_sidecar.patience import Patience
 
@@ -25,7 +26,7 @@ async def consuming(
     with trio.fail_after(60):
         async with (
             open_amqp_broker(
-                rabbitmq.url,
+                lambda: ConnectionParameters.from_url(rabbitmq.url),
                 ssl_context=None,
                 queues=[queue],
                 policy=QueuePolicy(),

@@ -93,7 +93,13 @@ def test_invalid_variables_are_named_and_no_secret_is_printed(journey: Journey) 
         assert name in said
     assert "hunter2" not in said
     assert "swordfish" not in said
-    assert list(journey.step.volume.iterdir()) == [], "nothing was opened"
+    assert [*journey.step.volume.rglob("*")] == [journey.state_file.parent, journey.state_file]
+    state = journey.state_file.read_text(encoding="utf-8")
+    assert state.startswith("failed\nbad configuration: ")
+    assert state.count("\n") == 2
+    assert "MINIO_USE_SSL" in state
+    assert "hunter2" not in state
+    assert "swordfish" not in state
 
 
 def test_a_misspelt_setting_is_told_with_the_nearest(journey: Journey) -> None:
