@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     Attributes = Mapping[str, AttributeValue]
 
-__all__ = ["TracedStageTimes", "Tracing", "open_tracing"]
+__all__ = ["OUTCOMES", "UNFINISHED", "TracedStageTimes", "Tracing", "open_tracing"]
 
 _log = get_log(__name__)
 
@@ -63,14 +63,15 @@ LONGEST_REASON = 2000
 _W3C = TraceContextTextMapPropagator()
 _W3C_HEADERS = ("traceparent", "tracestate")
 
-_OUTCOMES = {
+#: What becomes of a fragment, in its span, by its verdict.
+OUTCOMES = {
     Verdict.ACKNOWLEDGE: "processed",
     Verdict.DEAD_LETTER: "dead_letter",
     Verdict.STRIKE: "struck",
     Verdict.GIVE_BACK: "given_back",
 }
 #: Of what has no verdict when the sidecar ends; it goes back to its queue.
-_UNFINISHED = "unfinished"
+UNFINISHED = "unfinished"
 
 #: Where a URL may hold a secret.
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s)'\"]*")
@@ -146,7 +147,7 @@ class TracedStageTimes(StageTimes):
         super().end(entry)
         span = self._open.pop(entry.work)
         if entry.verdict is not None:
-            span.set_attribute("iterum.outcome", _OUTCOMES[entry.verdict])
+            span.set_attribute("iterum.outcome", OUTCOMES[entry.verdict])
         span.set_attribute("iterum.attempts", entry.attempts)
         span.set_attribute("iterum.outputs", len(entry.known_outputs))
         if entry.verdict is Verdict.DEAD_LETTER:
@@ -191,11 +192,11 @@ class TracedStageTimes(StageTimes):
         seconds = self.clock()
         now = self._moment(seconds)
         for span in self._publishing.values():
-            span.set_attribute("iterum.outcome", _UNFINISHED)
+            span.set_attribute("iterum.outcome", UNFINISHED)
             span.end(now)
         for cargo, span in self._open.items():
             self._add_stage(span, cargo.stage, cargo.since, seconds)
-            span.set_attribute("iterum.outcome", _UNFINISHED)
+            span.set_attribute("iterum.outcome", UNFINISHED)
             span.end(now)
         self._publishing.clear()
         self._open.clear()

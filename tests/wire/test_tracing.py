@@ -70,6 +70,10 @@ def test_one_trace_goes_through_two_steps(
             assert warnings_of(sidecar) == []
         assert collector.paths == {"/v1/traces"}
         outputs = second.queues.take(second.step.output_queue)
+        first.queues.take(first.step.lineage_queue)
+        first.queues.delete(
+            first.step.input_queue, second.step.input_queue, second.step.output_queue
+        )
         assert len(outputs) == len(fragments)
 
         own = {span.own: span for span in collector.spans}

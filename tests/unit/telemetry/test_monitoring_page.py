@@ -18,6 +18,7 @@ from iterum_sidecar.telemetry.metrics import Metrics
 from iterum_sidecar.telemetry.probe import PROBES
 from iterum_sidecar.telemetry.stage_times import FRAGMENT_STAGES
 from iterum_sidecar.telemetry.subject import Subject
+from iterum_sidecar.telemetry.tracing import OUTCOMES, UNFINISHED
 from tests.unit.row import temporary_row
 from tests.unit.row_with_faults import finished
 
@@ -59,7 +60,17 @@ def first_cells(header: str) -> list[str]:
     """The first cells of the table whose first header this is."""
     names = [row[0] for row in rows()]
     start = names.index(header) + 1
-    headers = {"way", "word", "probe", "stage", "metric", "kind"}
+    headers = {
+        "way",
+        "word",
+        "probe",
+        "stage",
+        "metric",
+        "kind",
+        "span",
+        "iterum.outcome",
+        "tracing",
+    }
     end = next((at for at, name in enumerate(names) if at > start and name in headers), None)
     return names[start:end]
 
@@ -94,6 +105,7 @@ def test_the_tables_have_every_word_probe_stage_and_kind() -> None:
     assert sorted(first_cells("probe")) == sorted(PROBES)
     assert first_cells("stage") == list(FRAGMENT_STAGES)
     assert first_cells("kind") == [str(kind) for kind in DeadLetterKind]
+    assert first_cells("iterum.outcome") == [*OUTCOMES.values(), UNFINISHED]
 
 
 @pytest.mark.parametrize("begin", ["containers:", "apiVersion:", "groups:"])
