@@ -26,7 +26,7 @@ test-containers: $(VENV)/.dev
 	@testbed/ensure-podman || true
 	$(BIN)/python -m pytest tests/containers $(ARGS)
 
-# BASE: an image with Python 3.11 or newer, or "made" for one made here of the system's packages.
+# BASE: an image with Python 3.11 or newer, or "made" for one made here of the system's packages. LOCK=requirements-otel.lock: with traces.
 IMAGE := localhost/iterum-sidecar
 BASE :=
 image:
@@ -74,6 +74,8 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version=3.11 --generate-hashes --no-header \
 	  --output-file=deploy/image/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version=3.11 --generate-hashes --no-header \
+	  --extra=otel --output-file=deploy/image/requirements-otel.lock
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --quiet --upgrade --universal --python-version=3.11 --generate-hashes --no-header \
 	  --output-file=deploy/image/build-requirements.lock
 

@@ -112,7 +112,7 @@ async def _run(
                 _log.exception("a fault of the sidecar itself", error)
             end = _End(ExitCode.FAULT, "a fault of the sidecar itself; its log has the traceback")
         if tracing is not None:
-            await tracing.close()
+            await _close(tracing, received)
         end = _conclude(end, signals, settings, tally)
         _log.info(
             "end",
@@ -211,6 +211,22 @@ async def _obey(
         elif len(signals) == 1:
             _log.info("told to stop", signal=got.name)
             sidecar.drain()
+
+
+async def _close(tracing: Tracing, received: AsyncIterator[int]) -> None:
+    """Let the last spans be sent. How the program ends is settled, so a signal that comes meanwhile is taken and changes nothing.
+
+    It would otherwise be raised again when nobody receives it any more, and kill the program that has just ended well.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_ignore, received)
+        await tracing.close()
+        nursery.cancel_scope.cancel("the last spans are sent")
+
+
+async def _ignore(received: AsyncIterator[int]) -> None:
+    async for _ in received:
+        pass
 
 
 def _tell(group: BaseExceptionGroup[SidecarError]) -> _End:

@@ -145,7 +145,8 @@ def _read(
         return None
     if path:
         # Whoever gives the secret itself where its path belongs need not find it in the log.
-        shown = variable.file if "@" in path else f"{variable.file} {path[:200]!r}"
+        is_path = path.startswith("/") and "@" not in path
+        shown = f"{variable.file} {path[:200]!r}" if is_path else variable.file
         try:
             text = read_secret(path)
         except SecretUnreadable as error:

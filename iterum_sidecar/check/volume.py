@@ -244,17 +244,19 @@ def _look_at_left_overs(root: str, findings: Findings) -> None:
         findings.ok("left-overs", "none of an earlier life")
 
 
-def _all_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what is at `path` and below it, each directory before what is in it; no link is followed."""
-    try:
-        status = os.lstat(path)
-        yield path, status
-        names = os.listdir(path) if stat.S_ISDIR(status.st_mode) else []
-    except OSError:
-        # Gone meanwhile, or not ours to read, which whoever was told of the directory has seen.
-        return
-    for name in names:
-        yield from _all_below(os.path.join(path, name))
+def _all_below(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what is at `root` and below it, each directory before what is in it; no link is followed."""
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        try:
+            status = os.lstat(path)
+            yield path, status
+            names = os.listdir(path) if stat.S_ISDIR(status.st_mode) else []
+        except OSError:
+            # Gone meanwhile, or not ours to read, which whoever was told of the directory has seen.
+            continue
+        pending += [os.path.join(path, name) for name in names]
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -51,7 +51,10 @@ class Metrics(Collector):
 
     def answer(self, accept: str) -> Answer:
         """Return the numbers in the form that is accepted: OpenMetrics, or else Prometheus' text."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # what it raises for a version that is none
+            encode, content_type = choose_encoder("")
         return Answer(HTTPStatus.OK, content_type, encode(self._registry))
 
     def collect(self) -> Iterator[Metric]:

@@ -73,8 +73,8 @@ OUTCOMES = {
 #: Of what has no verdict when the sidecar ends; it goes back to its queue.
 UNFINISHED = "unfinished"
 
-#: Where a URL may hold a secret.
-_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s)'\"]*")
+#: Where a URL may hold a secret, and what is said of a header that cannot be sent: it quotes OTEL_EXPORTER_OTLP_HEADERS.
+_SECRETS = re.compile(r"(?<=://)[^/\s]*@|\?[^\s)'\"]*|(?<=header value).*", re.DOTALL)
 #: Whose complaints are told; others complain of what publishers put into headers.
 _COMPLAIN_OF_EXPORT = ("opentelemetry.exporter", "opentelemetry.sdk", "urllib3")
 
@@ -361,7 +361,7 @@ class _Complaints(logging.Handler):
         self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell what is of the export and was not told, without what a URL may hold of secrets."""
+        """Tell what is of the export and was not told, without the secrets that it may quote."""
         if record.name in self._told or not record.name.startswith(_COMPLAIN_OF_EXPORT):
             return
         self._told.add(record.name)

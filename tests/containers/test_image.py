@@ -64,3 +64,24 @@ def test_the_same_sources_make_the_same_image(podman: Podman, image: str, base_i
     podman.run(["deploy/image/build", again, base_image], seconds=400)
     layers = [configuration(podman, name)["RootFS"]["Layers"] for name in (image, again)]
     assert layers[0] == layers[1]
+
+
+def test_an_image_that_can_trace_is_built_of_the_other_lock(
+    podman: Podman, base_image: str
+) -> None:
+    name = "localhost/iterum-sidecar-otel"
+    podman.run(
+        ["env", "LOCK=requirements-otel.lock", "deploy/image/build", name, base_image], seconds=400
+    )
+    program = "import iterum_sidecar.telemetry.tracing; print('it traces')"
+    said = podman(
+        "run",
+        "--rm",
+        "--network=none",
+        "--entrypoint=/opt/iterum-sidecar/bin/python3",
+        name,
+        "-c",
+        program,
+    )
+    assert said == "it traces\n"
+    assert configuration(podman, name)["Size"] < MOST_BYTES

@@ -114,9 +114,10 @@ def test_a_content_that_is_wrong_is_told_with_the_files_name_and_never_shown(
     assert HUNTER not in problem
 
 
-def test_a_url_in_the_place_of_its_path_is_not_shown() -> None:
-    problem = only_problem(with_file("MQ_BROKER_URL", "amqp://user:hunter2@rabbit"))
-    assert problem.startswith("MQ_BROKER_URL_FILE cannot be read")
+@pytest.mark.parametrize(("name", "field", "value"), SECRETS)
+def test_a_secret_in_the_place_of_its_path_is_not_shown(name: str, field: str, value: str) -> None:
+    problem = only_problem(with_file(name, value))
+    assert problem.startswith(f"{name}_FILE cannot be read")
     assert HUNTER not in problem
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
 import tempfile
@@ -354,6 +353,37 @@ def test_left_overs_of_an_earlier_life_are_removed_and_foreign_files_are_not(roo
     assert (root / "output/cat.jpg").read_text() == "cat"
 
 
+#: A name of a fragment's file that is nearly as deep as the longest path allows.
+DEEP_NAME = "/".join(["a"] * 1900)
+
+
+def test_a_fragment_of_any_depth_is_removed_when_it_is_settled(volume: Volume, root: Path) -> None:
+    workspace = volume.make_workspace()
+    os.close(volume.create_file(workspace, DEEP_NAME))
+    volume.remove_workspace(workspace, [DEEP_NAME])
+    assert os.listdir(root / OWN_DIRECTORY / "fragments") == []
+
+
+def test_a_left_over_of_any_depth_does_not_keep_the_next_life_from_its_start(root: Path) -> None:
+    killed = Volume(str(root))
+    os.close(killed.create_file(killed.make_workspace(), DEEP_NAME))
+    with Volume(str(root)):
+        assert os.listdir(root / OWN_DIRECTORY / "fragments") == []
+
+
+def test_what_is_removed_deep_down_is_not_followed(volume: Volume, root: Path) -> None:
+    workspace = volume.make_workspace()
+    deep = Path(workspace.path) / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "link").symlink_to(root / "output")
+    (deep / "file").write_text("x")
+    (deep / "full" / "empty").mkdir(parents=True)
+    os.mkfifo(deep / "full" / "pipe")
+    volume.remove_workspace(workspace, [])
+    assert os.listdir(root / OWN_DIRECTORY / "fragments") == []
+    assert (root / "output/cat.jpg").read_text() == "cat"
+
+
 @pytest.mark.parametrize("name", ["fragments", "results"])
 @pytest.mark.parametrize("kind", ["symlink", "file"])
 def test_what_is_planted_in_the_place_of_a_directory_of_ours_is_removed_and_not_followed(
@@ -394,6 +424,6 @@ def test_what_cannot_be_removed_at_the_end_is_left_without_a_fault(
         workspace = volume.make_workspace()
         os.mkdir(f"{workspace.path}/of-root")
         with monkeypatch.context() as patched:
-            patched.setattr(shutil, "rmtree", may_not)
+            patched.setattr(volume_module, "_remove_tree", may_not)
             volume.remove_workspace(workspace, [])
     assert volume_module.OWN_DIRECTORY not in os.listdir(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import socket
 import tempfile
 import time
@@ -158,6 +159,28 @@ def test_a_collector_that_hangs_holds_up_the_end_for_two_seconds_at_most(
     assert len(journey.outcome().outputs) == 1
     assert [line["message"] for line in log if line["severity"] == "WARNING"] == ["spans were lost"]
     assert log[-1]["message"] == "end"
+
+
+def test_a_stop_that_comes_while_the_last_spans_are_sent_changes_nothing(journey: Journey) -> None:
+    journey.seed({"a": b"1"})
+    journey.queue_inputs()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        journey.variables = {
+            "SIDECAR_TRACING": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            # So that nothing is sent before the end.
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",
+        }
+        sidecar = journey.start_sidecar()
+        step = journey.start_step("mirror")
+        exporter, _ = silent.accept()
+        with exporter:
+            sidecar.signal(signal.SIGTERM)
+            journey.end(sidecar, step)
+    assert lines_of(sidecar)[-1]["message"] == "end"
+    assert journey.state_file.read_text() == "done\n"
+    assert len(journey.outcome().outputs) == 1
 
 
 def test_a_variable_of_opentelemetry_that_is_wrong_ends_it_at_once(journey: Journey) -> None:

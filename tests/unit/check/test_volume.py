@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,20 @@ async def test_left_overs_are_counted(root: Path) -> None:
     (left / "b").touch()
     found = by_subject(await look(root))["left-overs"]
     assert found.detail == "2 files of an earlier life, 2.0 KiB; `run` removes them"
+
+
+async def test_left_overs_are_counted_however_deep_they_lie(root: Path) -> None:
+    left = root / ".iterum-sidecar"
+    left.mkdir()
+    (left / "state").touch()
+    for _ in range(sys.getrecursionlimit()):
+        left /= "a"
+        left.mkdir()
+    try:
+        found = by_subject(await look(root))["left-overs"]
+    finally:
+        os.removedirs(left)  # level by level, which pytest's own cleaning is not
+    assert found.detail == "1 files of an earlier life, 0 B; `run` removes them"
 
 
 async def test_left_overs_that_cannot_be_removed_fail(

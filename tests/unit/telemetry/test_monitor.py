@@ -186,6 +186,18 @@ async def test_both_forms_are_what_prometheus_reads_and_say_the_same(
     assert one["process_resident_memory_bytes"] > 0
 
 
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text;version=x", "text/plain;version=1.a"]
+)
+async def test_a_form_that_cannot_be_read_is_answered_as_if_none_was_asked_for(
+    accept: str, autojump_clock: Clock
+) -> None:
+    async with temporary_row() as row:
+        answer = monitor_of(row, row.make_sidecar(finished())).answer(Question("/metrics", accept))
+    assert answer.content_type.startswith("text/plain; version=0.0.4")
+    assert values(parse_text(answer.body.decode()))
+
+
 async def test_the_numbers_are_those_of_what_went_through(autojump_clock: Clock) -> None:
     def told(monitor: Monitor) -> dict[str, float]:
         return values(parse_text(asked(monitor, "/metrics")[1]))

@@ -29,7 +29,12 @@ from iterum_sidecar.exit_codes import BadConfiguration
 from iterum_sidecar.settings import read_settings
 from iterum_sidecar.telemetry.logs import configure
 from iterum_sidecar.telemetry.tally import Tally
-from iterum_sidecar.telemetry.tracing import TracedStageTimes, Tracing, open_tracing
+from iterum_sidecar.telemetry.tracing import (
+    TracedStageTimes,
+    Tracing,
+    _Complaints,
+    open_tracing,
+)
 from tests.unit.row import (
     DEAD,
     INPUT,
@@ -629,3 +634,34 @@ def test_what_opentelemetry_logs_is_one_warning_of_each_logger_without_secrets(
         "Queue full",
     ]
     assert {line["severity"] for line in lines} == {"WARNING"}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("http://me:sec@ret@there:4318/v1/traces refused", "http://there:4318/v1/traces refused"),
+        # What `requests` and `http.client` say of OTEL_EXPORTER_OTLP_HEADERS.
+        ("return character(s) in header value: 'sec\\nret'", "return character(s) in header value"),
+        ("Invalid header value b'sec\\nret'", "Invalid header value"),
+    ],
+)
+def test_no_secret_is_told_of_what_the_export_complains_of(
+    said: str, told: str, complaints: io.StringIO
+) -> None:
+    _Complaints().handle(
+        logging.LogRecord("urllib3", logging.WARNING, "", 0, "%s", (said,), None)
+    )
+    assert json.loads(complaints.getvalue())["reason"] == told
+
+
+def test_a_header_that_cannot_be_sent_is_not_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaints: io.StringIO
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter%0A2hunter")
+    tracing = open_tracing(settings_of(tmp_path))
+    tracing._provider.get_tracer("test").start_span("any").end()
+    tracing._provider.shutdown()
+    line = json.loads(complaints.getvalue())
+    assert line["reason"].endswith("in header value")
+    assert "hunter" not in complaints.getvalue()
