@@ -101,9 +101,12 @@ async def _run(
     signals: list[signal.Signals] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         end = _End(ExitCode.DONE)
+        done = False
         try:
             async with trio.open_nursery() as nursery:
-                await _work(settings, tls, secrets, tally, marker, nursery, received, signals)
+                done = await _work(
+                    settings, tls, secrets, tally, marker, nursery, received, signals
+                )
                 nursery.cancel_scope.cancel("the work is over")
         except* SidecarError as group:
             end = _tell(group)
@@ -113,7 +116,8 @@ async def _run(
             end = _End(ExitCode.FAULT, "a fault of the sidecar itself; its log has the traceback")
         if tracing is not None:
             await _close(tracing, received)
-        end = _conclude(end, signals, settings, tally)
+        # A stop that came too late to leave anything undone does not count.
+        end = _conclude(end, [] if done else signals, settings, tally)
         _log.info(
             "end",
             exit_code=int(end.code),
@@ -132,7 +136,8 @@ async def _work(
     nursery: trio.Nursery,
     received: AsyncIterator[int],
     signals: list[signal.Signals],
-) -> None:
+) -> bool:
+    """Run the sidecar to its end, and return whether its step is done; a stop that came meanwhile is in `signals`."""
     services = {
         name: Patience(f"the {name}", settings.service_timeout) for name in ("broker", "store")
     }
@@ -177,8 +182,7 @@ async def _work(
         subject = Subject(settings, sidecar, tally, services, lambda: store.retried)
         await _start_telling(subject, marker, nursery)
         await sidecar.run()
-        if sidecar.is_done:
-            signals.clear()  # the stop came too late to leave anything undone
+        return sidecar.is_done
 
 
 async def _start_telling(subject: Subject, marker: Marker, nursery: trio.Nursery) -> None:
@@ -214,7 +218,7 @@ async def _obey(
 
 
 async def _close(tracing: Tracing, received: AsyncIterator[int]) -> None:
-    """Let the last spans be sent. How the program ends is settled, so a signal that comes meanwhile is taken and changes nothing.
+    """Let the last spans be sent. How the program ends is settled, so a signal that comes by now is taken and changes nothing.
 
     It would otherwise be raised again when nobody receives it any more, and kill the program that has just ended well.
     """

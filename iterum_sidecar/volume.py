@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import secrets
 import stat
 from contextlib import suppress
 from itertools import count
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
+from iterum_sidecar.removal import remove_tree
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ class Volume:
     def _remove_if_allowed(self, name: str, parent: int) -> None:
         """Remove a tree, or say once that it cannot be: what a root transformation wrote only root can remove."""
         try:
-            _remove_tree(name, parent)
+            remove_tree(name, parent)
         except OSError as error:
             self._tell_of_left_over(f"{OWN_DIRECTORY}/…/{error.filename}", error)
 
@@ -375,52 +375,9 @@ class Volume:
         try:
             os.mkdir(name, dir_fd=self._own)
         except FileExistsError:
-            _remove_tree(name, self._own)
+            remove_tree(name, self._own)
             os.mkdir(name, dir_fd=self._own)
         return os.open(name, _DIRECTORY, dir_fd=self._own)
-
-
-def _remove_tree(name: str, parent: int) -> None:
-    """Remove a file or directory below `parent` and all that is in it, following nothing."""
-    with suppress(FileNotFoundError):
-        if _is_directory(name, parent):
-            directory = os.open(name, _DIRECTORY, dir_fd=parent)
-            try:
-                _empty(directory)
-            finally:
-                os.close(directory)
-            os.rmdir(name, dir_fd=parent)
-        else:
-            os.unlink(name, dir_fd=parent)
-
-
-def _empty(directory: int) -> None:
-    """Remove all that is in a directory.
-
-    A directory in it is emptied by bringing up those that it has. So neither the stack nor the open files grow with the depth, which
-    is for others to choose; `shutil.rmtree` takes of both for each level before Python 3.13.
-    """
-    names = os.listdir(directory)
-    while names:
-        name = names.pop()
-        if not _is_directory(name, directory):
-            os.unlink(name, dir_fd=directory)
-            continue
-        inner = os.open(name, _DIRECTORY, dir_fd=directory)
-        try:
-            for below in os.listdir(inner):
-                if _is_directory(below, inner):
-                    names.append(secrets.token_hex(16))
-                    os.rename(below, names[-1], src_dir_fd=inner, dst_dir_fd=directory)
-                else:
-                    os.unlink(below, dir_fd=inner)
-        finally:
-            os.close(inner)
-        os.rmdir(name, dir_fd=directory)
-
-
-def _is_directory(name: str, parent: int) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from iterum_sidecar.local.log_tail import last_lines
 from iterum_sidecar.local.summary import Failure
 from iterum_sidecar.local.wording import in_words_of_a_pipeline
 from iterum_sidecar.messages import decode_remote_fragment
+from iterum_sidecar.removal import remove_folder
 from iterum_sidecar.stores.port import StoreError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ async def set_aside(
     reason = in_words_of_a_pipeline(reason)
     fragment = decode_remote_fragment(description)
     place = place_of(failed, step, fragment.metadata.fragment_id)
-    if place.exists():
-        shutil.rmtree(place)
+    remove_folder(place)
     inputs = place / "input"
     inputs.mkdir(parents=True)
     missing = []
@@ -70,7 +69,7 @@ async def set_aside(
 def forget_failure(failed: Path, fragment_id: str) -> None:
     """Remove the folder of a fragment that is tried again, whichever step it was, and the folders above that are empty by that."""
     for place in failed.glob(f"*/{fragment_id[:_ID_LENGTH]}"):
-        shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):
+            remove_folder(place)
             place.parent.rmdir()
             failed.rmdir()

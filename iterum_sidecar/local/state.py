@@ -6,14 +6,14 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.local.inputs import shown
 from iterum_sidecar.local.journal import Journal, JournalRefused
+from iterum_sidecar.removal import remove_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,11 +95,17 @@ class OutputFolder:
 
     def kept_bytes(self) -> int:
         """Return how many bytes are kept to resume from."""
-        return sum(
-            os.lstat(os.path.join(folder, file)).st_size
-            for folder, _, files in os.walk(self.state)
-            for file in files
-        )
+        kept = 0
+        folders = [os.fspath(self.state)]
+        while folders:
+            # What is gone by now is not kept.
+            with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        kept += entry.stat(follow_symlinks=False).st_size
+        return kept
 
 
 def _remove_folder(folder: Path) -> None:
@@ -107,7 +113,7 @@ def _remove_folder(folder: Path) -> None:
     give_up = time.monotonic() + LAST_WRITES
     while folder.exists():
         try:
-            shutil.rmtree(folder)
+            remove_folder(folder)
         except OSError as error:
             changes = error.errno in {errno.ENOTEMPTY, errno.ENOENT}
             if not changes or time.monotonic() > give_up:

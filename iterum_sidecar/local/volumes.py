@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from iterum_sidecar.removal import remove_folder
 from iterum_sidecar.settings import MAX_SOCKET_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def volume_folder(folder: Path) -> Iterator[str]:
     Raises:
         OSError: it cannot be made, or what is there cannot be removed.
     """
-    if os.path.lexists(folder):
-        shutil.rmtree(folder)
+    remove_folder(folder)
     folder.mkdir(parents=True)
     try:
         if len(os.fsencode(folder)) + 1 + _LONGEST_NAME <= MAX_SOCKET_PATH_BYTES:
@@ -44,4 +43,5 @@ def volume_folder(folder: Path) -> Iterator[str]:
             finally:
                 os.close(descriptor)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(folder)

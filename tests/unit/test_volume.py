@@ -424,6 +424,6 @@ def test_what_cannot_be_removed_at_the_end_is_left_without_a_fault(
         workspace = volume.make_workspace()
         os.mkdir(f"{workspace.path}/of-root")
         with monkeypatch.context() as patched:
-            patched.setattr(volume_module, "_remove_tree", may_not)
+            patched.setattr(volume_module, "remove_tree", may_not)
             volume.remove_workspace(workspace, [])
     assert volume_module.OWN_DIRECTORY not in os.listdir(root)

@@ -648,9 +648,7 @@ def test_what_opentelemetry_logs_is_one_warning_of_each_logger_without_secrets(
 def test_no_secret_is_told_of_what_the_export_complains_of(
     said: str, told: str, complaints: io.StringIO
 ) -> None:
-    _Complaints().handle(
-        logging.LogRecord("urllib3", logging.WARNING, "", 0, "%s", (said,), None)
-    )
+    _Complaints().handle(logging.LogRecord("urllib3", logging.WARNING, "", 0, "%s", (said,), None))
     assert json.loads(complaints.getvalue())["reason"] == told
 
 
