@@ -6,6 +6,8 @@ and the program that is asked about itself does not notice.
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
@@ -17,7 +19,7 @@ import trio
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
 __all__ = ["Answer", "Question", "open_http_listeners", "serve_http"]
@@ -67,7 +69,32 @@ async def serve_http(
 ) -> NoReturn:
     """Answer requests until cancelled, then close the listeners; an error that `answer` raises is logged, and answered with 500."""
     attend = partial(_attend, answer=answer, slots=trio.Semaphore(MOST_CONNECTIONS))
-    await trio.serve_listeners(attend, listeners)
+    with _told_once("trio.serve_listeners"):
+        await trio.serve_listeners(attend, listeners)
+
+
+@contextmanager
+def _told_once(logger_name: str) -> Iterator[None]:
+    """Say the first of what a logger of Trio's says as a warning of ours: without a descriptor free it says it ten times a second."""
+    logger, handler = logging.getLogger(logger_name), _ToldOnce()
+    before = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before
+
+
+class _ToldOnce(logging.Handler):
+    _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "probes and metrics cannot be asked for at the moment; this is said once",
+                reason=record.getMessage(),
+            )
 
 
 async def _attend(

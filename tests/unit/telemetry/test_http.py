@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 import trio
@@ -213,3 +215,30 @@ def test_whatever_is_sent_ends_in_an_answer_or_a_close(pieces: list[bytes], whol
                 pass
 
     trio.run(converse, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class _NoDescriptors(trio.abc.Listener[trio.SocketStream]):
+    """A listener of a process that has no descriptor free."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_that_no_connection_can_be_accepted_is_said_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = _NoDescriptors()
+    with trio.move_on_after(60):
+        await serve_http([cast("trio.SocketListener", listener)], answer)
+    assert listener.asked > 10
+    (told,) = caplog.records
+    assert told.name == "iterum_sidecar.telemetry.http"
+    assert told.exc_info is None
