@@ -212,7 +212,9 @@ def _read_extensions(
 def _nearest(name: str, known: Mapping[str, object]) -> str:
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, known, n=1)
+    # A name that was cut short is less like its whole than like some other short one.
+    longer = [each for each in known if each.startswith(f"{name}_")]
+    nearest = longer or get_close_matches(name, known, n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 

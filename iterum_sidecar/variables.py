@@ -136,7 +136,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def _seconds(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-        raise WrongValue
+        raise WrongValue("a number without a unit is needed")
     return float(value)
 
 
@@ -393,7 +393,7 @@ EXTENSIONS: tuple[Variable, ...] = (
         ("kill_on_error",),
         _go_boolean,
         "true",
-        "a boolean: send the kill message when the sidecar ends before the step is done, by an error or a stop",
+        "true or false: send the kill message when the sidecar ends before the step is done, by an error or a stop",
     ),
     Variable(
         "SIDECAR_TRANSFORMATION_START_TIMEOUT",
@@ -481,14 +481,14 @@ EXTENSIONS: tuple[Variable, ...] = (
         ("tls_verify",),
         _go_boolean,
         "true",
-        "a boolean: verify the certificates of broker, store and manager",
+        "true or false: verify the certificates of broker, store and manager",
     ),
     Variable(
         "SIDECAR_QUEUE_DURABLE",
         ("queue_durable",),
         _go_boolean,
         "false",
-        "a boolean: declare missing queues durable",
+        "true or false: declare missing queues durable",
     ),
     Variable(
         "SIDECAR_QUEUE_TYPE",
@@ -509,7 +509,7 @@ EXTENSIONS: tuple[Variable, ...] = (
         ("fail_on_dead_letters",),
         _go_boolean,
         "false",
-        "a boolean: a finished step with dead letters ends with a code of its own",
+        "true or false: a finished step with dead letters ends with a code of its own",
     ),
     Variable(
         "SIDECAR_LOG_LEVEL",

@@ -69,6 +69,8 @@ async def main() -> None:
     print(table(sorted(rows)))
     sources = {row.fragment for row in rows}
     print(f"\n{len(sources)} fragments became {len(rows)} files, in {os.environ['RESULTS_FOLDER']}")
+    if not rows and not sum(dead.values()):
+        print("Files are put in once, and shown once: to see them again, begin with `down -v`")
     if sum(dead.values()):
         named = ", ".join(f"{count} of {step}" for step, count in dead.items() if count)
         raise SystemExit(f"Dead letters: {named}. docs/compose.md tells how to look at them")

@@ -111,7 +111,7 @@ class _Looks:
             self._findings.failed(
                 self._subject,
                 f"no answer within {self._seconds:g} s",
-                "see to the broker's log and its load",
+                "see whether the port in MQ_BROKER_URL is a broker's, to its log and its load",
             )
         return self._logged_in
 

@@ -90,7 +90,7 @@ async def _speak_tls(
         await trio.aclose_forcefully(stream)
         cause = error.__cause__ or error
         reason = getattr(cause, "verify_message", None) or str(cause)
-        advice = tls_advice(error, address.server_name_variable).removeprefix("; ")
+        advice = tls_advice(cause, address.server_name_variable).removeprefix("; ")
         findings.failed(
             "TLS", f"{address}: {reason}", advice or f"see to the port in {address.variable}"
         )

@@ -100,8 +100,11 @@ def _add_problems(error: BadConfiguration, findings: Findings) -> None:
         name = name.removesuffix(":")
         variable = _VARIABLES.get(_owner(name))
         detail, found, remedy = rest.partition(f": {variable.expected}" if variable else ": ")
-        if found:
-            remedy = f"set it to {found.removeprefix(': ')}{remedy}" if variable else remedy
+        if variable and found:
+            kind = "" if name == variable.name else "the path of a file that holds "
+            remedy = f"set it to {kind}{variable.expected}{remedy}"
+        elif variable:
+            detail, _, remedy = rest.partition(": ")
         findings.failed(name, detail, remedy or "docs/operating.md explains every variable")
 
 

@@ -160,6 +160,15 @@ def test_an_unknown_name_suggests_the_nearest(known: str) -> None:
     )
 
 
+def test_a_name_that_was_cut_short_suggests_its_whole() -> None:
+    assert only_problem(SIDECAR_DRAIN="1").endswith("; did you mean SIDECAR_DRAIN_SECONDS?")
+
+
+def test_seconds_with_a_unit_are_told_that_they_have_none() -> None:
+    problem = only_problem(SIDECAR_DRAIN_SECONDS="30s")
+    assert "'30s' is not what it should be (a number without a unit is needed)" in problem
+
+
 def test_an_unknown_key_that_is_near_to_none_is_told_without_a_guess() -> None:
     problem = only_problem(ITERUM_CONFIG='{"sidecar":{"zzz":1}}')
     assert problem == "ITERUM_CONFIG: \"sidecar\" has the unknown key 'zzz'"

@@ -82,6 +82,24 @@ def test_a_value_with_a_colon_is_told_whole() -> None:
     assert finding.remedy == f"set it to {expected}"
 
 
+def test_the_remedy_for_a_file_never_asks_for_the_secret_in_the_place_of_its_path() -> None:
+    findings = Findings("variables")
+    look_at_variables(RIGHT | {"MINIO_SECRET_KEY": "", "MINIO_SECRET_KEY_FILE": "/"}, findings)
+    (finding,) = failed(findings).values()
+    assert finding.detail == "'/' cannot be read (Is a directory)"
+    assert finding.remedy == (
+        "set it to the path of a file that holds the secret key of the object store"
+    )
+
+
+def test_a_secret_that_is_given_twice_is_to_be_given_once() -> None:
+    findings = Findings("variables")
+    look_at_variables(RIGHT | {"MINIO_SECRET_KEY_FILE": "/key"}, findings)
+    (finding,) = failed(findings).values()
+    assert finding.detail == "and MINIO_SECRET_KEY_FILE are both set"
+    assert finding.remedy == "set one of them"
+
+
 def test_an_unknown_name_is_told_and_spoils_nothing() -> None:
     findings = Findings("variables")
     found = look_at_variables(RIGHT | {"SIDECAR_ATTEMPS": "1"}, findings)
