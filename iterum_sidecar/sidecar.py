@@ -47,7 +47,7 @@ from iterum_sidecar.store_faults import StoreFaults
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.health import Health
 from iterum_sidecar.telemetry.logs import get_log
-from iterum_sidecar.unix_sockets import Listener
+from iterum_sidecar.unix_sockets import Listener, check_unused
 from iterum_sidecar.volume import Volume
 
 if TYPE_CHECKING:
@@ -223,6 +223,9 @@ class Sidecar:
         settings = self._settings
         with ExitStack() as stack:
             stack.callback(self.over.set)
+            for name in (settings.input_socket, settings.output_socket):
+                # Before anything of the volume is cleared: it may be that of a sidecar at work.
+                check_unused(os.path.join(settings.volume, name))
             volume = stack.enter_context(
                 Volume(settings.volume, protected=(settings.config_directory,))
             )

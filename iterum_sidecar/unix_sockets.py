@@ -13,7 +13,7 @@ import stat
 import struct
 import termios
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import trio
 
@@ -23,7 +23,7 @@ from iterum_sidecar.telemetry.logs import get_log
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Listener", "Peer"]
+__all__ = ["Listener", "Peer", "check_unused", "state_of_socket"]
 
 _log = get_log(__name__)
 
@@ -205,32 +205,56 @@ class Peer:
             self._socket.close()
 
 
-def _make_way(path: str) -> None:
-    """Remove a socket that no one listens on any more; anything else in its place is an error."""
+SocketState: TypeAlias = Literal["absent", "left", "used", "foreign"]
+
+
+def state_of_socket(path: str) -> SocketState:
+    """Return whether a path is absent, a socket left by a dead process, one used by a living one, or foreign: no socket.
+
+    Whoever listens there does not notice.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     try:
         mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise VolumeUnusable(f"cannot look at {path}: {error.strerror}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
     if not stat.S_ISSOCK(mode):
-        kind = "directory" if stat.S_ISDIR(mode) else "file that is no socket"
-        raise VolumeUnusable(f"{path} is a {kind}; the sidecar's socket belongs there, remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+        return "foreign"
+    # A stream socket refuses a datagram socket by its type (unix_find_bsd in net/unix/af_unix.c), and its owner never knows.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            pass
+            return "left"
         except OSError as error:
-            if error.errno != errno.EAGAIN:
-                raise VolumeUnusable(
-                    f"cannot replace the socket {path}: {error.strerror}"
-                ) from None
-            raise VolumeUnusable(f"another process listens at {path}") from None
-        else:
-            raise VolumeUnusable(f"another process listens at {path}")
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    return "used"
+
+
+def check_unused(path: str) -> None:
+    """Raise VolumeUnusable if another process listens at the path, or something else than a socket is there."""
+    try:
+        state = state_of_socket(path)
+    except OSError as error:
+        raise VolumeUnusable(f"cannot look at {path}: {error.strerror}") from None
+    if state == "used":
+        raise VolumeUnusable(
+            f"another process listens at {path}: end the other sidecar, or give each a volume of its own"
+        )
+    if state == "foreign":
+        kind = "directory" if os.path.isdir(path) else "file that is no socket"
+        raise VolumeUnusable(f"{path} is a {kind}; the sidecar's socket belongs there, remove it")
+
+
+def _make_way(path: str) -> None:
+    """Remove a socket that no one listens on any more; anything else in its place is an error."""
+    check_unused(path)
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         raise VolumeUnusable(f"cannot replace the socket {path}: {error.strerror}") from None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import socket
 import stat
 from typing import TYPE_CHECKING
 
 import trio
 
 from iterum_sidecar.settings import MAX_SOCKET_PATH_BYTES
+from iterum_sidecar.unix_sockets import state_of_socket
 from iterum_sidecar.volume import OWN_DIRECTORY
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _look_at_sockets(readable: Readable, findings: Findings) -> bool:
         path = os.path.join(settings.volume, name)
         bound = f"{path}, {len(os.fsencode(path))} bytes of {MAX_SOCKET_PATH_BYTES}"
         try:
-            state = _state_of_socket(path)
+            state = state_of_socket(path)
         except OSError as error:
             findings.failed(subject, f"{path}: {_reason(error)}", "see to what is in its place")
         else:
@@ -152,26 +152,6 @@ def _look_at_sockets(readable: Readable, findings: Findings) -> bool:
             else:
                 findings.ok(subject, bound)
     return used
-
-
-def _state_of_socket(path: str) -> str:
-    """Return "absent", "left" by a dead process, "used" by a living one, or "foreign" (no socket)."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return "absent"
-    if not stat.S_ISSOCK(mode):
-        return "foreign"
-    # A stream socket refuses a datagram socket by its type (unix_find_bsd in net/unix/af_unix.c), and its owner never knows.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return "left"
-        except OSError as error:
-            if error.errno != errno.EPROTOTYPE:
-                raise
-    return "used"
 
 
 def _look_at_parts(readable: Readable, device: int, findings: Findings) -> None:

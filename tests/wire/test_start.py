@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .journey import Journey
 
 BAD_CONFIGURATION_EXIT = 10
+END_SECONDS = 30
 REQUIRED = (
     "DATA_VOLUME_PATH",
     "TRANSFORMATION_STEP_INPUT",
@@ -66,6 +67,12 @@ def test_missing_variables_are_all_named_at_once() -> None:
     said = ended.stdout + ended.stderr
     assert [name for name in REQUIRED if name not in said] == []
     assert "Traceback" not in said
+
+
+def test_what_is_wrong_is_told_in_the_form_that_is_asked_for() -> None:
+    ended = run(SIDECAR_LOG_FORMAT="text")
+    assert ended.returncode == BAD_CONFIGURATION_EXIT
+    assert " error   MQ_INPUT_QUEUE is missing" in ended.stderr
 
 
 def test_invalid_variables_are_named_and_no_secret_is_printed(journey: Journey) -> None:
@@ -213,6 +220,25 @@ def test_stale_sockets_of_a_life_before_are_replaced(journey: Journey) -> None:
             stale.bind(str(path))
     journey.seed({"a": b"1"})
     check_mirrored(journey.run("mirror"), journey.contents, journey.store)
+
+
+def test_a_second_sidecar_leaves_the_volume_of_the_first_alone(journey: Journey) -> None:
+    inputs = [journey.seed({f"{number}.bin": content(number, 1000)}) for number in range(8)]
+    journey.queue_inputs()
+    first = journey.start_sidecar()
+    fragments = journey.step.volume / ".iterum-sidecar" / "fragments"
+    first.wait_until(
+        lambda: len(list(fragments.glob("*/*.bin"))) == len(inputs),
+        seconds=END_SECONDS,
+        what="the files of all",
+    )
+    second = journey.start_sidecar()
+    assert second.wait(END_SECONDS).code == 11
+    assert "another process listens at" in second.log_text()
+    assert len(list(fragments.glob("*/*.bin"))) == len(inputs)
+    journey.start_step("mirror")
+    assert first.wait(END_SECONDS).code == 0
+    check_mirrored(journey.outcome(), journey.contents, journey.store)
 
 
 def test_the_step_may_come_first(journey: Journey) -> None:
