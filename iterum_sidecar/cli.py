@@ -92,13 +92,9 @@ def _carry_out(arguments: Sequence[str]) -> int:
 
 
 def _run(_given: argparse.Namespace) -> int:
-    from iterum_sidecar.early_stop import EarlyStop
-
-    # First of all: what is imported next takes most of the time until signals are received.
-    early_stop = EarlyStop()
     from iterum_sidecar.pod import run_in_pod
 
-    return run_in_pod(os.environ, early_stop)
+    return run_in_pod(os.environ)
 
 
 def _check(given: argparse.Namespace) -> int:

@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["EarlyStop"]
+__all__ = ["end_at_sigterm", "receive_instead"]
+
+_ends = True
 
 
-class EarlyStop:
-    """Ends the program at once at a SIGTERM, from its making until `receive_instead`; after that a SIGTERM to it changes nothing.
+def end_at_sigterm() -> None:
+    """From now on a SIGTERM ends the program at once, until signals are received elsewhere."""
+    signal.signal(signal.SIGTERM, _take)
 
-    So it is to be told when signals are received elsewhere, and takes what comes when that is over: how the program ends is
-    settled by then.
-    """
 
-    def __init__(self) -> None:
-        self._ends = True
-        signal.signal(signal.SIGTERM, self._take)
+def receive_instead() -> None:
+    """Signals are received elsewhere from now on. What comes when that is over changes nothing: how the program ends is settled."""
+    global _ends
+    _ends = False
 
-    def receive_instead(self) -> None:
-        """Signals are received elsewhere from now on."""
-        self._ends = False
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self._ends:
-            print("told to stop before anything was begun", file=sys.stderr, flush=True)
-            # Nothing has been opened that would want to be closed, and an exception could be caught on its way.
-            os._exit(128 + number)
+def _take(number: int, _frame: FrameType | None) -> None:
+    if _ends:
+        print("told to stop before anything was begun", file=sys.stderr, flush=True)
+        # Nothing has been opened that would want to be closed, and an exception could be caught on its way.
+        os._exit(128 + number)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from iterum_sidecar.brokers.amqp import QueuePolicy, open_amqp_broker
+from iterum_sidecar.early_stop import receive_instead
 from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import BadConfiguration, ExitCode, SidecarError
 from iterum_sidecar.patience import Patience
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from iterum_sidecar.cargo import FragmentLedger
-    from iterum_sidecar.early_stop import EarlyStop
     from iterum_sidecar.settings import Settings
     from iterum_sidecar.telemetry.health import Word
     from iterum_sidecar.telemetry.tracing import Tracing
@@ -52,18 +52,18 @@ class _End(NamedTuple):
         return "stopped" if self.code in {ExitCode.TERMINATED, ExitCode.INTERRUPTED} else "failed"
 
 
-def run_in_pod(environment: Mapping[str, str], early_stop: EarlyStop) -> ExitCode:
+def run_in_pod(environment: Mapping[str, str]) -> ExitCode:
     """Run one sidecar by what the environment says, to its end, and return how it ended."""
     form = environment.get("SIDECAR_LOG_FORMAT", "")
     configure("info", form if form in {"text", "json"} else "auto")
     with Marker(environment.get("DATA_VOLUME_PATH", "")) as marker:
         marker.show(State("starting"))
-        end = _run_marked(environment, marker, early_stop)
+        end = _run_marked(environment, marker)
         marker.show(State(end.word, end.reason))
     return end.code
 
 
-def _run_marked(environment: Mapping[str, str], marker: Marker, early_stop: EarlyStop) -> _End:
+def _run_marked(environment: Mapping[str, str], marker: Marker) -> _End:
     try:
         settings = read_settings(environment)
         tls = ssl_context_of(settings)
@@ -79,7 +79,7 @@ def _run_marked(environment: Mapping[str, str], marker: Marker, early_stop: Earl
     for warning in tls_warnings(settings):
         _log.warning(warning)
     secrets = SecretSource(settings, lambda: read_settings(environment))
-    return trio.run(_run, settings, tls, secrets, marker, tracing, early_stop)
+    return trio.run(_run, settings, tls, secrets, marker, tracing)
 
 
 def _open_tracing(settings: Settings) -> Tracing | None:
@@ -97,13 +97,12 @@ async def _run(
     secrets: SecretSource,
     marker: Marker,
     tracing: Tracing | None,
-    early_stop: EarlyStop,
 ) -> _End:
     started = trio.current_time()
     tally = Tally() if tracing is None else Tally(times=tracing.times)
     signals: list[signal.Signals] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        early_stop.receive_instead()
+        receive_instead()
         end = _End(ExitCode.DONE)
         done = False
         try:

@@ -11,15 +11,17 @@ import pytest
 PROGRAM = """
 import os, signal, sys, types
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-from iterum_sidecar.cli import main
+from iterum_sidecar.__main__ import main
+from iterum_sidecar.early_stop import receive_instead
 
-def run_in_pod(environment, early_stop):
+def run_in_pod(environment):
     {moment}
     os.kill(os.getpid(), signal.SIGTERM)
     return 7
 
 sys.modules["iterum_sidecar.pod"] = types.SimpleNamespace(run_in_pod=run_in_pod)
-sys.exit(main(["run"]))
+sys.argv = ["iterum-sidecar", "run"]
+sys.exit(main())
 """
 
 
@@ -27,7 +29,7 @@ sys.exit(main(["run"]))
     ("moment", "code", "said"),
     [
         ("pass", 143, "told to stop before anything was begun\n"),
-        ("early_stop.receive_instead()", 7, ""),
+        ("receive_instead()", 7, ""),
     ],
     ids=["before signals are received", "after"],
 )
