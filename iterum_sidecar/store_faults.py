@@ -42,6 +42,9 @@ _ACCESS_CODES = frozenset(
     }
 )
 
+#: The code of what keeps a request from being asked at all, though only someone else can mend it; no fragment is to blame for that.
+_NOT_ASKED = "CertificateRefused"
+
 
 class StoreFaults:
     """Decides, for all stages together, and waits where waiting is the answer."""
@@ -82,7 +85,7 @@ class StoreFaults:
         if isinstance(error, BucketMissing) and error.bucket == self._output_bucket:
             await self._make_own_bucket(error)
             return False
-        if not error.retryable:
+        if not error.retryable and error.code != _NOT_ASKED:
             try:
                 await self._check_own_bucket()
             except StoreError as own:

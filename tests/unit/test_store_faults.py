@@ -125,6 +125,18 @@ async def test_an_unavailable_store_is_waited_for_without_a_question(
     assert store.asked == []
 
 
+async def test_a_certificate_that_is_renewed_before_our_own_bucket_is_asked_for_is_nobodys_fault(
+    autojump_clock: MockClock,
+) -> None:
+    error = StoreRefused(
+        "its certificate has expired", bucket="data", key="x", code="CertificateRefused"
+    )
+    faults = faults_of(FakeStore())
+    assert await ask(faults, error) == (False, 0.5)
+    faults.succeeded("data")
+    assert await ask(faults, error) == (False, 0.5)
+
+
 @pytest.mark.parametrize("code", ACCESS_CODES)
 async def test_a_refusal_of_access_waits(autojump_clock: MockClock, code: str) -> None:
     error = StoreRefused("denied", bucket="data", key="x", code=code)
