@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["remove_folder", "remove_tree"]
+__all__ = ["OPEN_DIRECTORY", "remove_folder", "remove_tree"]
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: How a directory is opened in which somebody else may write: a link in its place is an error.
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(name: str, parent: int) -> None:
@@ -24,7 +25,7 @@ def remove_tree(name: str, parent: int) -> None:
     """
     with suppress(FileNotFoundError):
         if _is_directory(name, parent):
-            directory = os.open(name, _DIRECTORY, dir_fd=parent)
+            directory = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
             try:
                 _empty(directory)
             finally:
@@ -56,7 +57,7 @@ def _empty(directory: int) -> None:
         if not _is_directory(name, directory):
             os.unlink(name, dir_fd=directory)
             continue
-        inner = os.open(name, _DIRECTORY, dir_fd=directory)
+        inner = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
         try:
             for below in os.listdir(inner):
                 if _is_directory(below, inner):

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
-from iterum_sidecar.removal import remove_tree
+from iterum_sidecar.removal import OPEN_DIRECTORY, remove_tree
 from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.telemetry.probe import OWN_DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,9 +35,6 @@ __all__ = ["OUR_WANT", "OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "W
 
 _log = get_log(__name__)
 
-OWN_DIRECTORY = ".iterum-sidecar"
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 _EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -198,7 +196,7 @@ class Volume:
         *parents, last = parts = name.split("/")
         if not {"", ".", ".."}.isdisjoint(parts):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
-        directory = os.open(workspace.name, _DIRECTORY, dir_fd=self._fragments)
+        directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
         try:
             for parent in parents:
                 inner = self._make_directory(parent, directory)
@@ -212,7 +210,7 @@ class Volume:
         """Remove the directory of a fragment with everything in it; `names` are the files that we put there."""
         try:
             if len(names) == 1 and "/" not in names[0]:
-                directory = os.open(workspace.name, _DIRECTORY, dir_fd=self._fragments)
+                directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
                 try:
                     os.unlink(names[0], dir_fd=directory)
                 finally:
@@ -359,7 +357,7 @@ class Volume:
         directory = self._root
         for parent in parents:
             try:
-                inner = os.open(parent, _DIRECTORY, dir_fd=directory)
+                inner = os.open(parent, OPEN_DIRECTORY, dir_fd=directory)
             finally:
                 if directory != self._root:
                     os.close(directory)
@@ -369,7 +367,7 @@ class Volume:
     def _make_directory(self, name: str, parent: int) -> int:
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=parent)
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=parent)
 
     def _make_empty_directory(self, name: str) -> int:
         try:
@@ -377,7 +375,7 @@ class Volume:
         except FileExistsError:
             remove_tree(name, self._own)
             os.mkdir(name, dir_fd=self._own)
-        return os.open(name, _DIRECTORY, dir_fd=self._own)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=self._own)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from iterum_sidecar.removal import OPEN_DIRECTORY
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.telemetry.probe import LONGEST_MARKER, MARKER, OWN_DIRECTORY
 
@@ -37,7 +38,6 @@ BEAT_EVERY = 5.0
 AT_WORK = ("ready", "waiting", "draining")
 
 _NEW = MARKER + ".new"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 _EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,7 +88,7 @@ class Marker:
     def _show(self, text: bytes, root: int) -> None:
         with suppress(FileExistsError):
             os.mkdir(OWN_DIRECTORY, dir_fd=root)
-        own = os.open(OWN_DIRECTORY, _DIRECTORY, dir_fd=root)
+        own = os.open(OWN_DIRECTORY, OPEN_DIRECTORY, dir_fd=root)
         try:
             now = self._clock()
             if not _says(text, own):
