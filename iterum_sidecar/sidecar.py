@@ -30,10 +30,10 @@ from iterum_sidecar.cargo import (
     Parting,
 )
 from iterum_sidecar.config_files import fetch_config_files
-from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost, WorkLeft
+from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost
 from iterum_sidecar.identity import OutputIdentity
+from iterum_sidecar.last_look import look_once_more
 from iterum_sidecar.ledger import Ledger
-from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
 from iterum_sidecar.roster import Roster
 from iterum_sidecar.stages import upstream as upstream_stage
 from iterum_sidecar.stages.collect import BLAME_AFTER, UPLOADS_WAITING, Collect
@@ -65,9 +65,6 @@ if TYPE_CHECKING:
 __all__ = ["Sidecar", "queues_of"]
 
 _log = get_log(__name__)
-
-#: Seconds that what came back to the queue after the end has to be recognised as settled.
-LAST_LOOK_DEADLINE = 10.0
 
 
 def queues_of(settings: Settings) -> list[str]:
@@ -306,7 +303,11 @@ class Sidecar:
             await self._run_row(volume, outputs, handout, partings, broker, consumer, window)
             over = self._is_over()
             if over:
-                await self._look_once_more(broker, consumer)
+                if self._tally.given_back:
+                    raise TransformationLost(
+                        f"the transformation ended with {self._tally.given_back} fragments undone; they are back in the queue"
+                    )
+                await look_once_more(broker, consumer, self._ledger)
             await broker.flush()
             self.is_done = over
 
@@ -467,34 +468,3 @@ class Sidecar:
             return True
         answered = self._collect is not None and self._collect.kill_answered
         return self._told_at_the_end and answered and not self._tally.given_back
-
-    async def _look_once_more(self, broker: Broker, consumer: Consumer) -> None:
-        """See that the queue is still empty now that nothing is owed to it any more.
-
-        A quorum queue can drop an acknowledgement that was sent just before its channel was closed; what comes back of what we
-        have settled is recognised and acknowledged again.
-
-        Raises:
-            TransformationLost: fragments were undone when the transformation ended.
-            WorkLeft: something that was not worked here came to the queue.
-        """
-        if self._tally.given_back:
-            raise TransformationLost(
-                f"the transformation ended with {self._tally.given_back} fragments undone; they are back in the queue"
-            )
-        with trio.move_on_after(LAST_LOOK_DEADLINE):
-            while await consumer.reopen():
-                await consumer.resume()
-                for delivery in await consumer.receive():
-                    if not self._was_settled(delivery.body):
-                        raise WorkLeft(
-                            "messages came to the input queue after the transformation had been told to stop;"
-                            " they are left there"
-                        )
-                    broker.acknowledge(delivery)
-
-    def _was_settled(self, body: bytes) -> bool:
-        try:
-            return self._ledger.was_settled(decode_remote_fragment(body).metadata.fragment_id)
-        except MessageRefused:
-            return False

@@ -1,0 +1,47 @@
+"""The last look at the input queue, when nothing is owed to it any more and the step would be done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from iterum_sidecar.exit_codes import WorkLeft
+from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
+
+if TYPE_CHECKING:
+    from iterum_sidecar.brokers.port import Broker, Consumer
+    from iterum_sidecar.cargo import FragmentLedger
+
+__all__ = ["look_once_more"]
+
+#: Seconds that what came back to the queue after the end has to be recognised as settled.
+LAST_LOOK_DEADLINE = 10.0
+
+
+async def look_once_more(broker: Broker, consumer: Consumer, ledger: FragmentLedger) -> None:
+    """See that the queue is still empty now that nothing is owed to it any more.
+
+    A quorum queue can drop an acknowledgement that was sent just before its channel was closed; what comes back of what we
+    have settled is recognised and acknowledged again.
+
+    Raises:
+        WorkLeft: something that was not worked here came to the queue.
+    """
+    with trio.move_on_after(LAST_LOOK_DEADLINE):
+        while await consumer.reopen():
+            await consumer.resume()
+            for delivery in await consumer.receive():
+                if not _was_settled(delivery.body, ledger):
+                    raise WorkLeft(
+                        "messages came to the input queue after the transformation had been told to stop;"
+                        " they are left there"
+                    )
+                broker.acknowledge(delivery)
+
+
+def _was_settled(body: bytes, ledger: FragmentLedger) -> bool:
+    try:
+        return ledger.was_settled(decode_remote_fragment(body).metadata.fragment_id)
+    except MessageRefused:
+        return False
