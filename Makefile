@@ -7,7 +7,7 @@ SOURCES := iterum_sidecar tests testbed benchmarks demo examples deploy
 
 # ASYNC124: a test without an await must be async all the same to run under Trio. ASYNC240: see pyproject.toml.
 # ASYNC9xx are off by default, and so here: the hot paths save checkpoints, and say where there is one.
-ASYNC_OPTIONS := --disable=ASYNC124,ASYNC240,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager=_run_channel,_run_consumer
+ASYNC_OPTIONS := --disable=ASYNC124,ASYNC240,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager=_run_channel,_run_consumer,_keep_connected,_stand
 
 .PHONY: demo demo-services test test-containers image lock lint bench clean
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum, StrEnum, auto
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 __all__ = ["Admission", "DeadLetterKind", "Entry", "Output", "State", "Verdict"]
 
@@ -81,6 +84,7 @@ class Entry(Generic[DeliveryT, WorkT]):
         "_pending",
         "attempts",
         "deliveries",
+        "editions",
         "fragment_id",
         "hand_outs",
         "kind",
@@ -103,6 +107,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         self.fragment_id = fragment_id
         self.signature = signature
         self.deliveries = [delivery]
+        self.editions: list[Hashable] = []
+        """Which message of its ID each delivery is of."""
         self.work = work
         self.state = State.WAITING
         self.verdict: Verdict | None = None

@@ -12,17 +12,19 @@ Everything that the project promises about loss stands on a few rules, all of wh
   out is void: its done ends it and does not count. A void hand-out whose own done was the frame that was lost is given up at last
   (`give_up_void`), and the entry then owes one done: the next does not count either, whoever meant it.
 - Blame is for deaths alone. It is counted in the message itself (verdict STRIKE), so that it outlives this program.
+- What was settled and comes again is not worked again. A dead letter may be, after someone has put it back: so of dead letters, and of those
+  that were struck, the *edition* is remembered, which is another for each message of that ID that somebody has published.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, Output, State, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from iterum_sidecar.identity import OutputIdentity
 
@@ -38,6 +40,7 @@ Kind: TypeAlias = tuple[tuple[str, ...], str | None, tuple[str, ...]]
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
+T = TypeVar("T")
 
 
 class Ledger(Generic[DeliveryT, WorkT]):
@@ -47,13 +50,13 @@ class Ledger(Generic[DeliveryT, WorkT]):
         self._identity = identity
         self._attempts_allowed = attempts_allowed
         self._entries: dict[str, Entry[DeliveryT, WorkT]] = {}
-        self._open: set[Entry[DeliveryT, WorkT]] = set()
+        self._open: dict[Entry[DeliveryT, WorkT], None] = {}
         self._ordinals: dict[Kind, int] = {}
         self._kinds_of: dict[str, list[Kind]] = {}
         self._late_ordinals: OrderedDict[Kind, int] = OrderedDict()
         self._pending_outputs: dict[str, Output[DeliveryT, WorkT]] = {}
-        self._settled: set[str] = set()
-        self._settled_order: deque[str] = deque()
+        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._dismissed: OrderedDict[Hashable, None] = OrderedDict()
         self.dead_letters_in_a_row = 0
         """Verdicts DEAD_LETTER since the last ACKNOWLEDGE."""
 
@@ -76,6 +79,10 @@ class Ledger(Generic[DeliveryT, WorkT]):
         """Tell whether the fragment is among the last that were acknowledged."""
         return fragment_id in self._settled
 
+    def was_dismissed(self, edition: Hashable) -> bool:
+        """Tell whether this edition of a message is among the last that were dead-lettered or struck."""
+        return edition in self._dismissed
+
     def out(self) -> int:
         """How many entries are with the transformation."""
         return sum(entry.state is State.OUT for entry in self._open)
@@ -91,6 +98,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         *,
         attempts: int = 0,
         suspect: bool = False,
+        edition: Hashable = None,
     ) -> tuple[Admission, Entry[DeliveryT, WorkT] | None]:
         """Take a delivery in; `signature` is equal for two deliveries of one ID exactly if their files are.
 
@@ -104,14 +112,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
                 return Admission.CONFLICT, None
             else:
                 entry.deliveries.append(delivery)
+                entry.editions.append(edition)
                 return Admission.JOINED, entry
         elif fragment_id in self._settled:
             return Admission.SETTLED, None
         entry = Entry(fragment_id, signature, delivery, work)
+        entry.editions.append(edition)
         entry.attempts = attempts
         entry.suspect = suspect or attempts > 0
         self._entries[fragment_id] = entry
-        self._open.add(entry)
+        self._open[entry] = None
         return Admission.NEW, entry
 
     def admit_unreadable(
@@ -120,14 +130,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
         work: WorkT,
         reason: str,
         kind: DeadLetterKind = DeadLetterKind.UNREADABLE,
+        edition: Hashable = None,
     ) -> Entry[DeliveryT, WorkT]:
         """Take in a delivery that is no fragment: its verdict, DEAD_LETTER, falls at once."""
         entry = Entry("", None, delivery, work)
+        entry.editions.append(edition)
         entry.state = State.DONE
         entry.condemn(reason, kind)
         entry.verdict = Verdict.DEAD_LETTER
         self.dead_letters_in_a_row += 1
-        self._open.add(entry)
+        self._open[entry] = None
         return entry
 
     def is_ready(self, entry: Entry[DeliveryT, WorkT]) -> None:
@@ -325,7 +337,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         if entry.verdict in {None, Verdict.AGAIN} or entry.state is State.CLOSED:
             raise AssertionError(f"{entry!r} has no verdict that closes it")
         entry.state = State.CLOSED
-        self._open.discard(entry)
+        self._open.pop(entry, None)
         if self._entries.get(entry.fragment_id) is entry:
             del self._entries[entry.fragment_id]
             if entry.verdict is Verdict.ACKNOWLEDGE:
@@ -333,7 +345,10 @@ class Ledger(Generic[DeliveryT, WorkT]):
             else:
                 self._forget_ordinals(entry.fragment_id)
         if entry.verdict is Verdict.ACKNOWLEDGE:
-            self._remember(entry.fragment_id)
+            _remember(self._settled, entry.fragment_id)
+        elif entry.verdict is not Verdict.GIVE_BACK:
+            for edition in entry.editions:
+                _remember(self._dismissed, edition)
 
     def _judge(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
         """Let the verdict of an entry fall if nothing is left that it waits for."""
@@ -383,12 +398,12 @@ class Ledger(Generic[DeliveryT, WorkT]):
         for kind in self._kinds_of.pop(fragment_id, ()):
             self._ordinals.pop(kind, None)
 
-    def _remember(self, fragment_id: str) -> None:
-        if fragment_id not in self._settled:
-            self._settled.add(fragment_id)
-            self._settled_order.append(fragment_id)
-            if len(self._settled_order) > REMEMBERED:
-                self._settled.discard(self._settled_order.popleft())
+
+def _remember(what: OrderedDict[T, None], item: T) -> None:
+    """Add an item behind all others, and forget the oldest of too many."""
+    what[item] = None
+    if len(what) > REMEMBERED:
+        what.popitem(last=False)
 
 
 def _expect(entry: Entry[DeliveryT, WorkT], state: State) -> None:

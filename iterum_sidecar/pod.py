@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from iterum_sidecar.brokers.amqp import QueuePolicy, open_amqp_broker
+from iterum_sidecar.brokers.amqp import NOTICED_AFTER, QueuePolicy, open_amqp_broker
+from iterum_sidecar.brokers.reconnecting import open_reconnecting_broker
 from iterum_sidecar.early_stop import receive_instead
 from iterum_sidecar.error_groups import leaves_of
 from iterum_sidecar.exit_codes import BadConfiguration, ExitCode, SidecarError
@@ -168,13 +170,19 @@ async def _work(
 
         sidecar = Sidecar(
             settings,
-            open_broker=lambda: open_amqp_broker(
-                secrets.broker_parameters,
-                ssl_context=tls,
-                queues=queues_of(settings),
-                policy=QueuePolicy(settings.queue_durable, settings.queue_type == "quorum"),
+            open_broker=lambda: open_reconnecting_broker(
+                partial(
+                    open_amqp_broker,
+                    secrets.broker_parameters,
+                    ssl_context=tls,
+                    queues=queues_of(settings),
+                    policy=QueuePolicy(settings.queue_durable, settings.queue_type == "quorum"),
+                    patience=services["broker"],
+                    name=f"iterum-sidecar {settings.step}",
+                ),
                 patience=services["broker"],
-                name=f"iterum-sidecar {settings.step}",
+                refusals=Patience("the broker's leave", settings.service_timeout),
+                noticed_after=NOTICED_AFTER,
             ),
             store=store,
             store_patience=services["store"],

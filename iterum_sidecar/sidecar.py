@@ -126,7 +126,7 @@ class Sidecar:
         """Whether the step is done, once `run` has returned: false after a drain that left something to do."""
         self._told_at_the_end = False
         self._listening = False
-        self._at_work = False
+        self._broker: Broker | None = None
         self._aborted = False
         self._intake: Intake | None = None
         self._collect: Collect | None = None
@@ -151,7 +151,7 @@ class Sidecar:
         """Return what is there, as it is now, of all that the work needs."""
         return Health(
             listening=self._listening,
-            broker=self._at_work,
+            broker=self._broker is not None and not self._broker.trouble(),
             store=self._faults.available,
             transformation=self._roster.seats > 0,
             draining=self._stop.is_set() or self._killed.is_set(),
@@ -198,7 +198,7 @@ class Sidecar:
             in_flight=len(self._ledger),
             deadline_seconds=seconds,
         )
-        if self._at_work:
+        if self._broker is not None:
             self._scope.deadline = trio.current_time() + seconds
         else:
             self._aborted = True
@@ -298,7 +298,7 @@ class Sidecar:
             self._open_broker() as broker,
             broker.consume(settings.input_queue, window) as consumer,
         ):
-            self._at_work = True
+            self._broker = broker
             _log.info("at work", input_queue=settings.input_queue, window=window)
             await self._run_row(volume, outputs, handout, partings, broker, consumer, window)
             over = self._is_over()

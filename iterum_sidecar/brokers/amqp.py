@@ -1,12 +1,14 @@
-"""The broker's port over our AMQP client.
+"""The broker's port over our AMQP client, as long as one connection lasts; `brokers.reconnecting` goes on with the next.
 
 One connection carries a channel for publishing, one for each place in the line of a queue, and a passing one for each look at a
-queue, because a look at a missing queue closes its channel. A lost connection ends everything that stands on it with BrokerLost.
+queue, because a look at a missing queue closes its channel. A lost connection ends everything that stands on it with
+BrokerLost, a channel that the broker closes what stands on that with BrokerRefused.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+import re
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +16,35 @@ import trio
 
 from iterum_sidecar import amqp
 from iterum_sidecar.amqp.properties import encode_properties
-from iterum_sidecar.brokers.port import BrokerLost, MessageUnroutable
+from iterum_sidecar.brokers.amqp_line import AmqpConsumer, lost
+from iterum_sidecar.brokers.port import BrokerLost, MessageTooLarge, MessageUnroutable
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.tls import CLIENT_CERTIFICATE_ADVICE, tls_advice
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from iterum_sidecar.patience import Patience
 
-__all__ = ["AmqpBroker", "QueuePolicy", "open_amqp_broker"]
+__all__ = ["HEARTBEAT", "NOTICED_AFTER", "AmqpBroker", "QueuePolicy", "open_amqp_broker"]
 
 _log = get_log(__name__)
 
+#: Seconds between heartbeats, both ways; two missed end a connection. RabbitMQ's guide has 5 to 20 s for the best values.
+HEARTBEAT = 15
+#: Seconds after which the broker has missed two of ours, with some for a timer that is late.
+NOTICED_AFTER = 2 * HEARTBEAT + 5.0
 #: Seconds between two lines about the same wait.
 SAY_EVERY = 60.0
-#: Seconds that a few calls together may take; one alone has 30 s in the AMQP client.
-CALLS_DEADLINE = 40.0
 #: Bytes of headers that are kept where not all can be: no broker agrees on frames of less than 8 KiB, RabbitMQ's 4.1 neither.
 MOST_HEADERS = 7 * 1024
 #: Reply codes of AMQP 0-9-1 ("Reply codes" in its reference).
 _NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
 _INTERNAL_ERROR = 541
+#: How RabbitMQ says that a message is larger than its `max_message_size`, when it closes the channel for it.
+_TOO_LARGE = re.compile(r"message size \d+ .*larger than .*max size (\d+)")
 
 
 @dataclass(slots=True)
@@ -46,6 +54,22 @@ class QueuePolicy:
     durable: bool = False
     """As the peers declare them, or durable: asked for, or because the broker takes no transient ones (RabbitMQ 4)."""
     quorum: bool = False
+    largest_message: int | None = None
+    """Bytes that the broker takes in one message, once it has refused one for its size."""
+
+    def learn(self, error: amqp.AmqpError) -> None:
+        """Note what a closed channel says of the size of messages."""
+        if isinstance(error, amqp.ChannelClosed) and error.code == _PRECONDITION_FAILED:
+            found = _TOO_LARGE.search(error.text)
+            if found:
+                self.largest_message = int(found[1])
+
+    def check_size(self, body: bytes) -> None:
+        """Raise MessageTooLarge for a message that the broker does not take, as far as is known."""
+        if self.largest_message is not None and len(body) > self.largest_message:
+            raise MessageTooLarge(
+                f"a message of {len(body):,} bytes; the broker takes {self.largest_message:,} (its max_message_size)"
+            )
 
     def arguments(self) -> dict[str, Any] | None:
         """Return the arguments of a declaration; a quorum queue of ours never drops a message for having been delivered often."""
@@ -62,7 +86,7 @@ async def open_amqp_broker(
     patience: Patience,
     name: str,
 ) -> AsyncIterator[AmqpBroker]:
-    """Connect, as often as `patience` allows, and see to it that `queues` are there.
+    """Connect once, after as many attempts as `patience` allows, and see to it that `queues` are there.
 
     `where` gives the broker's address and our login as they are now. It is asked at each attempt, and once more when the
     login is refused: if it is another by then, that is tried at once.
@@ -80,6 +104,7 @@ async def open_amqp_broker(
                     parameters,
                     ssl_context=ssl_context if parameters.tls else None,
                     connection_name=name,
+                    heartbeat=HEARTBEAT,
                 ) as connection,
                 connection.open_channel(confirms=True) as publishing,
             ):
@@ -92,7 +117,9 @@ async def open_amqp_broker(
             return
         except amqp.ConnectionClosedByBroker as error:
             if opened:
-                raise BrokerLost(str(error)) from error
+                ended = BrokerLost(str(error))
+                ended.ended_by_broker = True
+                raise ended from error
             if error.code == _INTERNAL_ERROR and not policy.durable:
                 # RabbitMQ 4 where transient queues are not permitted (its feature `transient_nonexcl_queues`).
                 _log.info(
@@ -126,11 +153,15 @@ def _advice(error: amqp.AmqpError) -> str:
 class _Confirmation:
     """A confirmation whose errors are the port's."""
 
-    __slots__ = ("_confirmation", "_queue")
+    __slots__ = ("_body", "_confirmation", "_policy", "_queue")
 
-    def __init__(self, confirmation: amqp.Confirmation, queue: str) -> None:
+    def __init__(
+        self, confirmation: amqp.Confirmation, queue: str, body: bytes, policy: QueuePolicy
+    ) -> None:
         self._confirmation = confirmation
         self._queue = queue
+        self._body = body
+        self._policy = policy
 
     async def wait(self) -> None:
         """Return when the message is safe with the broker."""
@@ -139,130 +170,23 @@ class _Confirmation:
         except (amqp.MessageReturned, amqp.PublishNacked) as error:
             raise MessageUnroutable(f"{self._queue}: {error}") from None
         except amqp.AmqpError as error:
-            raise BrokerLost(f"publishing to {self._queue}: {error}") from error
+            self._policy.learn(error)
+            self._policy.check_size(self._body)
+            raise lost(error, f"publishing to {self._queue}") from error
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let a few calls come to their end although the caller is cancelled.
+class _TooLarge:
+    """The confirmation of a message that was not sent at all, because the broker would close the channel for it."""
 
-    A call that is cancelled in its middle costs its channel (nobody knows whose the next answer is), and with it the
-    acknowledgements of everything that is in work.
-    """
-    try:
-        with trio.fail_after(CALLS_DEADLINE, shield=True):
-            yield
-    except trio.TooSlowError:
-        raise BrokerLost(f"the broker did not answer within {CALLS_DEADLINE:.0f} s") from None
+    __slots__ = ("_error",)
 
+    def __init__(self, error: MessageTooLarge) -> None:
+        self._error = error
 
-class AmqpConsumer:
-    """A place in the line of one queue; `brokers.port.Consumer`. The window grows by further consumers on one channel."""
-
-    def __init__(self, broker: AmqpBroker, queue: str, window: int, nursery: trio.Nursery) -> None:
-        self._broker = broker
-        self._queue = queue
-        self._windows = [window]
-        self._nursery = nursery
-        self._arrived: list[amqp.Delivery] = []
-        self._wakeup = trio.Event()
-        self._consumers: list[amqp.Consumer] = []
-        self._consumers_ended: list[trio.Event] = []
-        self._channel: amqp.Channel | None = None
-        self._leave = trio.Event()
-        self._left = trio.Event()
-
-    async def open(self) -> None:
-        """Open the channel, without taking a place in the line."""
-        await self._nursery.start(self._run_channel)
-
-    async def receive(self) -> Sequence[amqp.Delivery]:
-        """Return what has been delivered since the last call, at least one."""
+    async def wait(self) -> None:
+        """Raise MessageTooLarge."""
         await trio.lowlevel.checkpoint()
-        while not self._arrived:
-            self._wakeup = trio.Event()
-            await self._wakeup.wait()
-        arrived, self._arrived = self._arrived, []
-        return arrived
-
-    async def grow(self, increment: int) -> None:
-        """Add a consumer with the increment: a cancel and a new consume would count what is in flight on top."""
-        with _uninterrupted():
-            await self._nursery.start(self._run_consumer, increment)
-            self._windows.append(increment)
-
-    async def hold(self, count: int) -> None:
-        """Nothing: the broker gives out the whole window."""
-
-    async def stop(self) -> Sequence[amqp.Delivery]:
-        """Take no more; returns what had arrived and was not received."""
-        consumers, self._consumers = self._consumers, []
-        ended, self._consumers_ended = self._consumers_ended, []
-        try:
-            with _uninterrupted():
-                for consumer in consumers:
-                    await consumer.cancel()
-                for event in ended:
-                    await event.wait()
-        except amqp.AmqpError as error:
-            raise BrokerLost(f"leaving the line of {self._queue}: {error}") from error
-        arrived, self._arrived = self._arrived, []
-        return arrived
-
-    async def reopen(self) -> int:
-        """Close the channel, which settles what was acknowledged and puts back what was not, and count on another."""
-        with _uninterrupted():
-            await self.stop()
-            self._leave.set()
-            await self._left.wait()
-            waiting = await self.waiting()
-            self._leave, self._left = trio.Event(), trio.Event()
-            await self.open()
-            return waiting
-
-    async def resume(self) -> None:
-        """Take a place in the line again, with the window as it had grown."""
-        with _uninterrupted():
-            for window in self._windows:
-                await self._nursery.start(self._run_consumer, window)
-
-    async def waiting(self) -> int:
-        """Return how many messages are ready in the queue."""
-        try:
-            async with self._broker.connection.open_channel() as channel:
-                return (await channel.declare_queue(self._queue, passive=True)).messages
-        except amqp.AmqpError as error:
-            raise BrokerLost(f"looking at {self._queue}: {error}") from error
-
-    async def _run_channel(self, task_status: trio.TaskStatus[None]) -> None:
-        try:
-            async with self._broker.connection.open_channel() as channel:
-                self._channel = channel
-                self._broker.channels[channel.identity] = channel
-                task_status.started()
-                await self._leave.wait()
-                del self._broker.channels[channel.identity]
-        except amqp.AmqpError as error:
-            raise BrokerLost(f"consuming {self._queue}: {error}") from error
-        self._left.set()
-
-    async def _run_consumer(self, window: int, task_status: trio.TaskStatus[None]) -> None:
-        if self._channel is None:
-            raise AssertionError("the channel is not open")
-        ended = trio.Event()
-        try:
-            async with self._channel.consume(self._queue, prefetch=window) as consumer:
-                self._consumers.append(consumer)
-                self._consumers_ended.append(ended)
-                task_status.started()
-                while True:
-                    batch = await consumer.receive_batch()
-                    self._arrived.extend(batch)
-                    self._wakeup.set()
-        except trio.EndOfChannel:
-            ended.set()
-        except amqp.AmqpError as error:
-            raise BrokerLost(f"consuming {self._queue}: {error}") from error
+        raise self._error
 
 
 def carriable(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +223,17 @@ class AmqpBroker:
         try:
             await self.declare_if_missing(queue, durable=durable)
         except amqp.AmqpError as error:
-            raise BrokerLost(f"declaring {queue}: {error}") from error
+            raise lost(error, f"declaring {queue}") from error
+
+    async def look(self, queue: str) -> int:
+        """Return how many messages are ready in a queue."""
+        try:
+            async with self.connection.open_channel() as channel:
+                return (await channel.declare_queue(queue, passive=True)).messages
+        except amqp.AmqpError as error:
+            if isinstance(error, amqp.ChannelClosed) and error.code == _NOT_FOUND:
+                return 0
+            raise lost(error, f"looking at {queue}") from error
 
     async def declare_if_missing(self, queue: str, *, durable: bool = False) -> None:
         """Do what `ensure_queue` does, with the errors of the AMQP client."""
@@ -328,18 +262,22 @@ class AmqpBroker:
 
     async def publish(
         self, queue: str, body: bytes, headers: Mapping[str, Any] | None = None
-    ) -> _Confirmation:
+    ) -> _Confirmation | _TooLarge:
         """Buffer a message; waits only while the broker takes none."""
         try:
+            self._policy.check_size(body)
             try:
                 confirmation = await self._publish_soon(queue, body, headers)
             except ValueError as error:
                 # Headers of a message that is put back; other publishers' clients carry what ours cannot.
                 _log.warning("headers are left out", queue=queue, reason=str(error))
                 confirmation = await self._publish_soon(queue, body, carriable(headers or {}))
+        except MessageTooLarge as error:
+            return _TooLarge(error)
         except amqp.AmqpError as error:
-            raise BrokerLost(f"publishing to {queue}: {error}") from error
-        return _Confirmation(confirmation, queue)
+            self._policy.learn(error)
+            raise lost(error, f"publishing to {queue}") from error
+        return _Confirmation(confirmation, queue, body, self._policy)
 
     async def _publish_soon(
         self, queue: str, body: bytes, headers: Mapping[str, Any] | None
@@ -365,17 +303,26 @@ class AmqpBroker:
         try:
             await self._publishing.flush()
         except amqp.AmqpError as error:
-            raise BrokerLost(str(error)) from error
+            raise lost(error, "sending") from error
+
+    def trouble(self) -> str:
+        """Return why the broker takes no messages; empty while it does."""
+        reason = self.connection.blocked
+        return "" if reason is None else f"it takes no messages: {reason}"
 
     async def _tell_of_blocking(self) -> None:
         """Say when the broker takes no messages (`connection.blocked`: it is short of memory or disk), and once a minute that it still does not."""
+        with suppress(amqp.AmqpError):  # whoever uses the connection hears of its loss
+            await self._tell_of_each_blocking()
+
+    async def _tell_of_each_blocking(self) -> None:
         while True:
             reason = await self.connection.wait_blocked()
             since = trio.current_time()
             unblocked = False
             while not unblocked:
                 _log.warning(
-                    "the broker takes no messages; publishing waits",
+                    "the broker takes no messages; publishing waits, and nothing is lost (make room on it if this lasts)",
                     reason=reason,
                     waited_seconds=round(trio.current_time() - since),
                 )

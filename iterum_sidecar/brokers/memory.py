@@ -236,6 +236,10 @@ class MemoryConsumer:
         await trio.lowlevel.checkpoint()
         return self._queue.waiting()
 
+    def may_get_back(self) -> bool:
+        """Never: nothing is lost on its way."""
+        return False
+
     def close(self) -> None:
         """Leave the line and put everything back that is owed, oldest first in line."""
         self._leave()
@@ -275,6 +279,15 @@ class MemoryBroker:
     def in_work(self, queue: str) -> int:
         """Return how many messages of a queue are delivered and not settled, to consumers that are in its line."""
         return sum(consumer.unsettled for consumer in self._queue(queue).consumers)
+
+    def trouble(self) -> str:
+        """Return nothing: it is always there."""
+        return ""
+
+    async def look(self, queue: str) -> int:
+        """Return how many messages of a queue are not delivered, after a checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._queue(queue).waiting()
 
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """Make the queue if it is not there; one in memory is never durable."""

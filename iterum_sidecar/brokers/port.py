@@ -1,6 +1,7 @@
 """What the sidecar asks of a message broker, whichever one is behind it.
 
-`brokers.amqp` speaks to a real one; `brokers.memory` keeps queues in this process and serves local runs and
+`brokers.amqp` speaks to a real one over one connection; `brokers.reconnecting` makes of one connection after another a
+broker that goes away and comes back; `brokers.memory` keeps queues in this process and serves local runs and
 deterministic tests.
 """
 
@@ -14,15 +15,47 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Broker", "BrokerLost", "Confirmation", "Consumer", "Delivery", "MessageUnroutable"]
+__all__ = [
+    "Broker",
+    "BrokerLost",
+    "BrokerRefused",
+    "Confirmation",
+    "Consumer",
+    "Delivery",
+    "LineLost",
+    "MessageTooLarge",
+    "MessageUnroutable",
+]
 
 
 class BrokerLost(ServiceLost):
-    """The connection to the broker is gone, or the broker took away what was being used of it."""
+    """The connection to the broker is gone. One that connects again (`brokers.reconnecting`) waits instead of raising it."""
+
+    ended_by_broker = False
+    """Whether the broker ended it, and so has given back what was not acknowledged."""
+
+
+class BrokerRefused(BrokerLost):
+    """The broker took away what was being used of a connection, which itself stands: a channel or a consumer."""
+
+
+class LineLost(Exception):
+    """The place in the line of a queue is lost. What came by it and is not acknowledged comes again, to whoever is in the line.
+
+    `refused` tells whether the broker took it away, or else the whole connection is gone.
+    """
+
+    def __init__(self, reason: str, *, refused: bool) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 class MessageUnroutable(Exception):
     """A message could not be put on its queue: the broker returned it or would not take it."""
+
+
+class MessageTooLarge(Exception):
+    """The broker takes no message of this size, on whatever queue."""
 
 
 class Delivery(Protocol):
@@ -52,6 +85,7 @@ class Confirmation(Protocol):
 
         Raises:
             MessageUnroutable: the broker returned it, or refused it.
+            MessageTooLarge.
             BrokerLost: the connection went first; the message may or may not be there.
         """
         ...
@@ -64,7 +98,7 @@ class Consumer(Protocol):
         """Return what has been delivered since the last call; at least one delivery, waiting for it if need be.
 
         Raises:
-            BrokerLost.
+            LineLost: `resume` takes a new place in the line.
         """
         ...
 
@@ -87,7 +121,11 @@ class Consumer(Protocol):
         ...
 
     async def resume(self) -> None:
-        """Take a place in the line again after `stop` or `reopen`."""
+        """Take a place in the line again after `stop`, `reopen` or a LineLost; waits for a broker that is away."""
+        ...
+
+    def may_get_back(self) -> bool:
+        """Whether the broker may hold what came over a connection that is gone, not having noticed yet that it is."""
         ...
 
     async def waiting(self) -> int:
@@ -98,8 +136,20 @@ class Consumer(Protocol):
 class Broker(Protocol):
     """Queues: consuming, publishing with confirms, acknowledging."""
 
+    def trouble(self) -> str:
+        """Return why nothing can be had of the broker, or be put there, at the moment; empty when all is well."""
+        ...
+
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """Use the queue as it is, or declare it if it is missing; `durable` asks for a durable one.
+
+        Raises:
+            BrokerLost.
+        """
+        ...
+
+    async def look(self, queue: str) -> int:
+        """Return how many messages wait in a queue, those delivered and unacknowledged not counted; 0 if there is no such queue.
 
         Raises:
             BrokerLost.

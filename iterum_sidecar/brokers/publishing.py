@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.brokers.port import Broker
 
-__all__ = ["RETRY_DELAY", "publish_until_safe"]
+__all__ = ["LONGEST_DELAY", "RETRY_DELAY", "publish_until_safe"]
 
 _log = get_log(__name__)
 
-#: Seconds before a message that the broker would not take is offered again.
+#: Seconds before a message that the broker would not take is offered again; doubled each time.
 RETRY_DELAY = 1.0
+LONGEST_DELAY = 60.0
 
 
 async def publish_until_safe(
@@ -34,7 +35,9 @@ async def publish_until_safe(
 
     Raises:
         BrokerLost.
+        MessageTooLarge.
     """
+    delay = RETRY_DELAY
     while True:
         await broker.ensure_queue(queue, durable=durable)
         try:
@@ -46,4 +49,5 @@ async def publish_until_safe(
                 queue=queue,
                 reason=str(error),
             )
-            await trio.sleep(RETRY_DELAY)
+            await trio.sleep(delay)
+            delay = min(delay * 2, LONGEST_DELAY)

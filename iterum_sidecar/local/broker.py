@@ -158,6 +158,14 @@ class StepBroker:
         self._unfinished: Counter[str] = Counter()
         """Fragments that were struck or set aside, or gathered too early: to acknowledge them is not to finish them."""
 
+    def trouble(self) -> str:
+        """As `Broker.trouble`."""
+        return self._broker.trouble()
+
+    async def look(self, queue: str) -> int:
+        """As `Broker.look`."""
+        return await self._broker.look(queue)
+
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """As `Broker.ensure_queue`."""
         await self._broker.ensure_queue(queue, durable=durable)

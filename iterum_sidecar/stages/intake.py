@@ -5,12 +5,14 @@ It also keeps the window (design, "The window of fragments in flight") and knows
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from iterum_sidecar.brokers.port import LineLost
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
 from iterum_sidecar.entries import Admission, DeadLetterKind, State
 from iterum_sidecar.exit_codes import PrefetchTooSmall
@@ -18,18 +20,20 @@ from iterum_sidecar.messages import MOST_GATHERED, MessageRefused, decode_remote
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from iterum_sidecar.brokers.port import Broker, Consumer
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, IntakeNews
     from iterum_sidecar.telemetry.tally import Tally
 
-__all__ = ["ATTEMPTS_HEADER", "FIRST_WINDOW", "Intake"]
+__all__ = ["ATTEMPTS_HEADER", "FIRST_WINDOW", "RETRIES_HEADER", "Intake"]
 
 _log = get_log(__name__)
 
 #: The header in which a fragment carries how often the transformation has died on it.
 ATTEMPTS_HEADER = "x-iterum-attempts"
+#: The header that counts how often somebody has put a dead letter back (`iterum-sidecar dead-letters retry`).
+RETRIES_HEADER = "x-iterum-retries"
 #: What a quorum queue counts by itself; deaths of connections count there too, so it makes a suspect at most.
 _ACQUIRED_HEADER = "x-acquired-count"
 
@@ -51,6 +55,8 @@ _STARVED_IN_ONE_GO = 2.5
 
 #: Seconds between looks at the queue once upstream is finished, if nothing happens here.
 _LOOK_EVERY = 1.0
+#: Seconds between looks at what is in flight, where that is too much to take a new place in the line.
+_COUNT_EVERY = 0.25
 
 
 class Intake:
@@ -123,7 +129,11 @@ class Intake:
         pause = FIRST_PAUSE
         try:
             while True:
-                arrived.extend(await self._consumer.receive())
+                try:
+                    arrived.extend(await self._consumer.receive())
+                except LineLost as loss:
+                    arrived.clear()  # all of it comes again
+                    await self._take_new_place(loss)
                 while arrived:
                     if self._ledger.dead_letters_in_a_row < self._most_dead_letters:
                         pause = FIRST_PAUSE
@@ -140,6 +150,23 @@ class Intake:
             while arrived:
                 self._broker.give_back(arrived.popleft())
 
+    async def _take_new_place(self, loss: LineLost) -> None:
+        """Take a place in the line again. What is in flight goes on meanwhile, and only its acknowledgements are void.
+
+        It may not be more than a window, so that no more than two are in flight however often the place is lost.
+        """
+        if loss.refused:  # otherwise the broker is away, which is told where it is waited for
+            _log.warning(
+                "the broker took the place in the queue's line away; taking another, and going on with what is in flight",
+                reason=str(loss),
+                in_flight=len(self._ledger),
+            )
+        # An event for this would cost every fragment a wake-up, and this is rare.
+        while len(self._ledger) > self._window:  # noqa: ASYNC110
+            await trio.sleep(_COUNT_EVERY)
+        await self._consumer.resume()
+        _log.info("in the queue's line again", in_flight=len(self._ledger))
+
     def _admit(self, delivery: Any) -> None:  # noqa: ANN401 - each broker has deliveries of its own
         try:
             message = decode_remote_fragment(delivery.body)
@@ -147,6 +174,13 @@ class Intake:
             self._refuse(delivery, str(error), DeadLetterKind.UNREADABLE)
             return
         attempts = _count(delivery.headers, ATTEMPTS_HEADER)
+        edition = (
+            message.metadata.fragment_id,
+            attempts,
+            _count(delivery.headers, RETRIES_HEADER),
+        )
+        if self._comes_again(delivery, edition, struck=attempts > 0):
+            return
         signature = sorted((file.name, file.bucket, file.path) for file in message.files)
         admission, entry = self._ledger.admit(
             message.metadata.fragment_id,
@@ -155,6 +189,7 @@ class Intake:
             FragmentCargo(message),
             attempts=attempts,
             suspect=_count(delivery.headers, _ACQUIRED_HEADER) > 1,
+            edition=edition,
         )
         if admission is Admission.NEW and entry is not None:
             self._tally.times.begin(entry.work, delivery.headers)
@@ -175,10 +210,26 @@ class Intake:
             self._refuse(delivery, reason, DeadLetterKind.CONFLICT)
 
     def _refuse(self, delivery: Any, reason: str, kind: DeadLetterKind) -> None:  # noqa: ANN401
+        body = hashlib.sha256(delivery.body).digest()
+        edition = (kind, body, _count(delivery.headers, RETRIES_HEADER))
+        if self._comes_again(delivery, edition, struck=False):
+            return
         cargo = FragmentCargo(None, stage="results")
         self._tally.times.begin(cargo, delivery.headers)
-        entry = self._ledger.admit_unreadable(delivery, cargo, reason, kind)
+        entry = self._ledger.admit_unreadable(delivery, cargo, reason, kind, edition)
         self._to_settle.send_nowait(entry)
+
+    def _comes_again(self, delivery: Any, edition: Hashable, *, struck: bool) -> bool:  # noqa: ANN401
+        """Acknowledge, as it was before, what has become a dead letter or was struck here, and whose acknowledgement was lost.
+
+        An edition that is new to the broker may be what somebody has put back by hand, but never if it was `struck`: only we make those.
+        """
+        again = delivery.redelivered or struck
+        if not again or not self._ledger.was_dismissed(edition):
+            return False
+        self._tally.repeated += 1
+        self._broker.acknowledge(delivery)
+        return True
 
     async def _steer(
         self, news: trio.MemoryReceiveChannel[IntakeNews], scope: trio.CancelScope
@@ -260,7 +311,7 @@ class Intake:
         Or all that is in flight is with a starved transformation, which may hold an incomplete last batch.
         """
         ledger = self._ledger
-        if self._arrived:
+        if self._arrived or self._consumer.may_get_back():
             return False
         if len(ledger) == 0:
             if await self._consumer.waiting() or len(ledger):

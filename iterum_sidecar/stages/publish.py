@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from iterum_sidecar.brokers.port import MessageUnroutable
+from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
 from iterum_sidecar.brokers.publishing import RETRY_DELAY, publish_until_safe
 from iterum_sidecar.messages import encode_lineage
 from iterum_sidecar.telemetry.logs import get_log
@@ -91,15 +91,27 @@ class Publish:
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
         async for parcel, sent in unconfirmed:
-            for each in sent:
-                try:
-                    await each.confirmation.wait()
-                except MessageUnroutable as error:
-                    await self._offer_again(each, error)
-            self._tally.outputs += 1
-            self._tally.times.pass_output("publish", parcel)
-            for fallen in self._ledger.output_safe(parcel.output):
-                to_settle.send_nowait(fallen)
+            try:
+                for each in sent:
+                    await self._see_safe(each)
+            except MessageTooLarge as refusal:
+                self._tally.refused_results += 1
+                _log.warning(
+                    "a result is refused; its description is too long", reason=str(refusal)
+                )
+                fallen = self._ledger.output_refused(parcel.output, str(refusal))
+            else:
+                self._tally.outputs += 1
+                self._tally.times.pass_output("publish", parcel)
+                fallen = self._ledger.output_safe(parcel.output)
+            for entry in fallen:
+                to_settle.send_nowait(entry)
+
+    async def _see_safe(self, sent: _Sent) -> None:
+        try:
+            await sent.confirmation.wait()
+        except MessageUnroutable as error:
+            await self._offer_again(sent, error)
 
     async def _offer_again(self, sent: _Sent, error: MessageUnroutable) -> None:
         _log.warning(

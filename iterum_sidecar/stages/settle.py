@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from iterum_sidecar.brokers.publishing import publish_until_safe
+from iterum_sidecar.brokers.port import MessageTooLarge
+from iterum_sidecar.brokers.publishing import LONGEST_DELAY, publish_until_safe
 from iterum_sidecar.cargo import News
 from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.telemetry.logs import get_log
@@ -96,7 +97,7 @@ class Settle:
                     fragment_id=entry.fragment_id,
                     attempts=entry.attempts,
                 )
-                await publish_until_safe(self._broker, self._input_queue, original.body, headers)
+                await self._publish(self._input_queue, original.body, headers)
             else:
                 headers |= self._why(entry)
                 _log.warning(
@@ -106,11 +107,25 @@ class Settle:
                     reason=entry.reason,
                     queue=self._dead_letter_queue,
                 )
-                await publish_until_safe(
-                    self._broker, self._dead_letter_queue, original.body, headers, durable=True
-                )
+                await self._publish(self._dead_letter_queue, original.body, headers, durable=True)
         self._settle(entry, news)
         self._being_settled.discard(entry)
+
+    async def _publish(
+        self, queue: str, body: bytes, headers: dict[str, object], *, durable: bool = False
+    ) -> None:
+        """Publish a message until it is safe, even if the broker has come to take only smaller ones than when it took this one."""
+        while True:
+            try:
+                await publish_until_safe(self._broker, queue, body, headers, durable=durable)
+                return
+            except MessageTooLarge as error:
+                _log.warning(
+                    "the broker does not take back a message that it has delivered; offering it again once a minute",
+                    queue=queue,
+                    reason=str(error),
+                )
+            await trio.sleep(LONGEST_DELAY)
 
     def _why(self, entry: FragmentEntry) -> dict[str, object]:
         return {

@@ -84,6 +84,31 @@ def test_a_delivery_of_what_was_settled_is_recognised_and_only_the_last_are(
     assert ledger.admit(A, FILES, 2, None)[0] is Admission.NEW
 
 
+def test_the_edition_of_a_dead_letter_is_remembered_and_no_other_of_its_id(
+    ledger: TestLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "REMEMBERED", 2)
+    _, entry = ledger.admit(A, FILES, 1, None, edition=(A, 0, 0))
+    assert entry is not None
+    ledger.admit(A, FILES, 2, None, edition=(A, 1, 0))
+    ledger.reject(entry, "no such object")
+    assert not ledger.was_dismissed((A, 0, 0)), "before its verdict is carried out it is in flight"
+    ledger.close(entry)
+    assert ledger.was_dismissed((A, 0, 0))
+    assert ledger.was_dismissed((A, 1, 0))
+    assert not ledger.was_dismissed((A, 0, 1))
+    ledger.close(ledger.admit_unreadable(3, None, "no JSON", edition="digest"))
+    assert ledger.was_dismissed("digest")
+    assert not ledger.was_dismissed((A, 0, 0)), "only the last are remembered"
+
+
+def test_what_was_acknowledged_or_given_back_is_not_dismissed(ledger: TestLedger) -> None:
+    _, entry = ledger.admit(A, FILES, 1, None, edition=(A, 0, 0))
+    assert entry is not None
+    ledger.close(ledger.give_back(entry)[0])
+    assert not ledger.was_dismissed((A, 0, 0))
+
+
 def test_a_dead_letter_is_not_remembered_so_that_a_retry_is_worked(ledger: TestLedger) -> None:
     entry = admit(ledger)
     assert ledger.reject(entry, "no such object") == [entry]

@@ -38,6 +38,9 @@ MODULES = [
 OF_A_POD = {
     "the broker did not take a message; offering it again",
     "pausing: nothing but dead letters",
+    "the broker took the place in the queue's line away; taking another, and going on with what is in flight",
+    "a result is refused; its description is too long",
+    "the broker does not take back a message that it has delivered; offering it again once a minute",
 }
 VARIABLES = re.compile("|".join(rf"\b{each.name}\b" for each in (*CONTRACT, *EXTENSIONS)))
 
