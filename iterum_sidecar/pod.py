@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from iterum_sidecar.brokers.amqp import NOTICED_AFTER, QueuePolicy, open_amqp_broker
+from iterum_sidecar.brokers.amqp import (
+    NOTICED_AFTER,
+    QueuePolicy,
+    has_noticed,
+    open_amqp_broker,
+)
 from iterum_sidecar.brokers.reconnecting import open_reconnecting_broker
 from iterum_sidecar.early_stop import receive_instead
 from iterum_sidecar.error_groups import leaves_of
@@ -183,6 +188,7 @@ async def _work(
                 patience=services["broker"],
                 refusals=Patience("the broker's leave", settings.service_timeout),
                 noticed_after=NOTICED_AFTER,
+                has_noticed=has_noticed,
             ),
             store=store,
             store_patience=services["store"],

@@ -16,7 +16,7 @@ import trio
 
 from iterum_sidecar import amqp
 from iterum_sidecar.amqp.properties import encode_properties
-from iterum_sidecar.brokers.amqp_line import AmqpConsumer, lost
+from iterum_sidecar.brokers.amqp_line import AmqpConsumer, lost_by
 from iterum_sidecar.brokers.port import BrokerLost, MessageTooLarge, MessageUnroutable
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.tls import CLIENT_CERTIFICATE_ADVICE, tls_advice
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.patience import Patience
 
-__all__ = ["HEARTBEAT", "NOTICED_AFTER", "AmqpBroker", "QueuePolicy", "open_amqp_broker"]
+__all__ = [
+    "HEARTBEAT",
+    "NOTICED_AFTER",
+    "AmqpBroker",
+    "QueuePolicy",
+    "has_noticed",
+    "open_amqp_broker",
+]
 
 _log = get_log(__name__)
 
@@ -109,6 +116,7 @@ async def open_amqp_broker(
                 connection.open_channel(confirms=True) as publishing,
             ):
                 broker = AmqpBroker(connection, publishing, policy)
+                await broker.leave_mark()
                 for queue in dict.fromkeys(queues):
                     await broker.declare_if_missing(queue)
                 opened = True
@@ -142,6 +150,22 @@ async def open_amqp_broker(
             await patience.wait(str(error))
 
 
+async def has_noticed(present: AmqpBroker, lost: AmqpBroker) -> bool:
+    """Tell, by asking over one connection, whether the broker knows that another one is gone.
+
+    Raises:
+        BrokerLost: the one that is asked over is gone too.
+    """
+    if not lost.mark:
+        return False
+    try:
+        return not await present.exists(lost.mark)
+    except amqp.ChannelClosed:
+        return False  # 405: it is that connection's alone, so that connection lives, for the broker
+    except amqp.AmqpError as error:
+        raise lost_by(error, "asking for a lost connection") from error
+
+
 def _advice(error: amqp.AmqpError) -> str:
     """Return what mends a failure of TLS, to be put behind its text; empty where it was none."""
     advice = tls_advice(error, "SIDECAR_BROKER_SERVER_NAME")
@@ -172,7 +196,7 @@ class _Confirmation:
         except amqp.AmqpError as error:
             self._policy.learn(error)
             self._policy.check_size(self._body)
-            raise lost(error, f"publishing to {self._queue}") from error
+            raise lost_by(error, f"publishing to {self._queue}") from error
 
 
 class _TooLarge:
@@ -215,15 +239,23 @@ class AmqpBroker:
         self.connection = connection
         self.channels: dict[int, amqp.Channel] = {}
         """The consuming channels that are open, by their identity."""
+        self.mark = ""
+        """The name of a queue that is this connection's alone, and that the broker deletes when it notices its end; none if it may not be."""
         self._publishing = publishing
         self._policy = policy
+
+    async def leave_mark(self) -> None:
+        """Make the `mark`, if the broker lets us."""
+        with suppress(amqp.ChannelClosed):
+            async with self.connection.open_channel() as channel:
+                self.mark = (await channel.declare_queue("", exclusive=True)).name
 
     async def ensure_queue(self, queue: str, *, durable: bool = False) -> None:
         """Use the queue as it is, or declare it if it is missing."""
         try:
             await self.declare_if_missing(queue, durable=durable)
         except amqp.AmqpError as error:
-            raise lost(error, f"declaring {queue}") from error
+            raise lost_by(error, f"declaring {queue}") from error
 
     async def look(self, queue: str) -> int:
         """Return how many messages are ready in a queue."""
@@ -233,11 +265,11 @@ class AmqpBroker:
         except amqp.AmqpError as error:
             if isinstance(error, amqp.ChannelClosed) and error.code == _NOT_FOUND:
                 return 0
-            raise lost(error, f"looking at {queue}") from error
+            raise lost_by(error, f"looking at {queue}") from error
 
     async def declare_if_missing(self, queue: str, *, durable: bool = False) -> None:
         """Do what `ensure_queue` does, with the errors of the AMQP client."""
-        if await self._exists(queue):
+        if await self.exists(queue):
             return
         policy = self._policy
         async with self.connection.open_channel() as channel:
@@ -276,7 +308,7 @@ class AmqpBroker:
             return _TooLarge(error)
         except amqp.AmqpError as error:
             self._policy.learn(error)
-            raise lost(error, f"publishing to {queue}") from error
+            raise lost_by(error, f"publishing to {queue}") from error
         return _Confirmation(confirmation, queue, body, self._policy)
 
     async def _publish_soon(
@@ -303,7 +335,7 @@ class AmqpBroker:
         try:
             await self._publishing.flush()
         except amqp.AmqpError as error:
-            raise lost(error, "sending") from error
+            raise lost_by(error, "sending") from error
 
     def trouble(self) -> str:
         """Return why the broker takes no messages; empty while it does."""
@@ -331,7 +363,8 @@ class AmqpBroker:
                     unblocked = True
             _log.info("the broker takes messages again")
 
-    async def _exists(self, queue: str) -> bool:
+    async def exists(self, queue: str) -> bool:
+        """Tell whether there is such a queue, with the errors of the AMQP client."""
         try:
             async with self.connection.open_channel() as channel:
                 await channel.declare_queue(queue, passive=True)

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.brokers.amqp import AmqpBroker
 
-__all__ = ["AmqpConsumer", "lost"]
+__all__ = ["AmqpConsumer", "lost_by"]
 
 #: Seconds that a few calls together may take; one alone has 30 s in the AMQP client.
 CALLS_DEADLINE = 40.0
 
 
-def lost(error: amqp.AmqpError, doing: str) -> BrokerLost:
+def lost_by(error: amqp.AmqpError, doing: str) -> BrokerLost:
     """Return the port's error for one of the client's."""
     stands = isinstance(error, amqp.ChannelClosed | amqp.ConsumerCancelled | amqp.ChannelsExhausted)
     return (BrokerRefused if stands else BrokerLost)(f"{doing}: {error}")
@@ -90,7 +90,7 @@ class AmqpConsumer:
                 for event in ended:
                     await event.wait()
         except amqp.AmqpError as error:
-            raise lost(error, f"leaving the line of {self._queue}") from error
+            raise lost_by(error, f"leaving the line of {self._queue}") from error
         arrived, self._arrived = self._arrived, []
         return arrived
 
@@ -130,7 +130,7 @@ class AmqpConsumer:
                 finally:
                     del self._broker.channels[channel.identity]
         except amqp.AmqpError as error:
-            raise lost(error, f"consuming {self._queue}") from error
+            raise lost_by(error, f"consuming {self._queue}") from error
         self._left.set()
 
     async def _run_consumer(self, window: int, task_status: trio.TaskStatus[None]) -> None:
@@ -149,4 +149,4 @@ class AmqpConsumer:
         except trio.EndOfChannel:
             ended.set()
         except amqp.AmqpError as error:
-            raise lost(error, f"consuming {self._queue}") from error
+            raise lost_by(error, f"consuming {self._queue}") from error

@@ -30,6 +30,15 @@ __all__ = ["ReconnectingBroker", "open_reconnecting_broker"]
 
 T = TypeVar("T")
 
+#: Seconds between two questions whether the broker has noticed the loss of a connection, and how many pass from its yes until all that
+#: came by it is surely back in its queue.
+ASK_EVERY = 0.5
+RETURNED_AFTER = 1.0
+
+
+async def _unknown(_present: Any, _lost: Any) -> bool:  # noqa: ANN401 - of whichever kind `connect` opens
+    return False
+
 
 @asynccontextmanager
 async def open_reconnecting_broker(
@@ -38,18 +47,20 @@ async def open_reconnecting_broker(
     patience: Patience,
     refusals: Patience,
     noticed_after: float,
+    has_noticed: Callable[[Any, Any], Awaitable[bool]] = _unknown,
 ) -> AsyncIterator[ReconnectingBroker]:
     """Return when there is a first connection, and keep one from then on.
 
     `connect` opens one: entering it waits until the broker is there, and it raises BrokerLost, its body cancelled, when the connection
     is lost. `patience` is for the waits between connections, `refusals` for what a broker that is there does not let us
-    do. `noticed_after` are the seconds after which a broker has surely noticed the loss of a connection too.
+    do. `noticed_after` are the seconds after which a broker has surely noticed the loss of a connection too; `has_noticed` asks it
+    sooner, over the present connection and of the lost one.
 
     Raises:
         ServiceLost: one of the two has come to its end.
     """
     async with trio.open_nursery() as nursery:
-        broker = ReconnectingBroker(patience, refusals, noticed_after, nursery)
+        broker = ReconnectingBroker(patience, refusals, noticed_after, has_noticed, nursery)
         await nursery.start(broker._keep_connected, connect)
         yield broker
         nursery.cancel_scope.cancel("the broker is not needed any more")
@@ -101,6 +112,7 @@ class ReconnectingBroker:
         patience: Patience,
         refusals: Patience,
         noticed_after: float,
+        has_noticed: Callable[[Any, Any], Awaitable[bool]],
         nursery: trio.Nursery,
     ) -> None:
         self.refusals = refusals
@@ -112,6 +124,9 @@ class ReconnectingBroker:
         """How many connections there have been."""
         self._patience = patience
         self._noticed_after = noticed_after
+        self._has_noticed = has_noticed
+        self._unnoticed: list[Broker] = []
+        """Connections that are lost, and that the broker may not miss yet."""
         self._nursery = nursery
         self._connection: Broker | None = None
         self._arrival = trio.Event()
@@ -128,6 +143,7 @@ class ReconnectingBroker:
         while True:
             lost: list[BrokerLost] = []
             self._scope = trio.CancelScope()
+            connection: Broker | None = None
             try:
                 async with connect() as connection:
                     with self._scope:
@@ -140,7 +156,8 @@ class ReconnectingBroker:
             if lost:
                 self._lost_because = str(lost[0])
             self._connection = None
-            if not any(each.ended_by_broker for each in lost):
+            if connection is not None and not any(each.ended_by_broker for each in lost):
+                self._unnoticed.append(connection)
                 self.noticed_at = trio.current_time() + self._noticed_after
             await self._patience.wait(self._lost_because)
 
@@ -152,8 +169,23 @@ class ReconnectingBroker:
         self.connections += 1
         self._connection = connection
         self._patience.over()
+        self._nursery.start_soon(self._ask_about_lost, connection)
         self._arrival.set()
         self._arrival = trio.Event()
+
+    async def _ask_about_lost(self, connection: Broker) -> None:
+        """Ask the broker whether it misses the lost connections by now, until it does or the time is over in which it may not."""
+        try:
+            while self._unnoticed and trio.current_time() < self.noticed_at:
+                if await self._has_noticed(connection, self._unnoticed[0]):
+                    del self._unnoticed[0]
+                    if not self._unnoticed:
+                        self.noticed_at = trio.current_time() + RETURNED_AFTER
+                else:
+                    await trio.sleep(ASK_EVERY)
+        except BrokerLost:
+            return  # the next connection asks
+        self._unnoticed.clear()
 
     async def renew(self, pledge: _Pledge, broken: Confirmation) -> None:
         """See that a message whose promise is broken is published on the next connection."""

@@ -142,11 +142,18 @@ class World:
         self.trouble = ""
         self.away_until = 0.0
         self.next_confirm = True
+        self.noticed: list[Connection] = []
+        """The lost connections that the broker misses."""
         self.largest = 1_000
 
     @property
     def connection(self) -> Connection:
         return self.connections[-1]
+
+    async def has_noticed(self, present: Connection, lost: Connection) -> bool:
+        await trio.lowlevel.checkpoint()
+        present.check()
+        return lost in self.noticed
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
@@ -177,5 +184,6 @@ async def open_world(
         patience=Patience("the broker", timeout),
         refusals=Patience("the broker's leave", refusal_timeout),
         noticed_after=NOTICED_AFTER,
+        has_noticed=world.has_noticed,
     ) as broker:
         yield broker

@@ -216,6 +216,25 @@ async def test_the_end_is_not_believed_before_the_broker_must_have_noticed_the_l
         assert not consumer.may_get_back()
 
 
+async def test_the_end_is_believed_as_soon_as_the_broker_says_that_it_misses_every_lost_connection(
+    autojump_clock: object,
+) -> None:
+    world = World()
+    async with open_world(world) as broker, broker.consume(QUEUE, 1) as consumer:
+        for _ in range(2):
+            world.connection.lose()
+            with pytest.raises(LineLost):
+                await consumer.receive()
+            await consumer.resume()
+        first, second, _ = world.connections
+        world.noticed.append(first)
+        await trio.sleep(3)
+        assert consumer.may_get_back(), "the second is not missed yet"
+        world.noticed.append(second)
+        await trio.sleep(3)
+        assert not consumer.may_get_back()
+
+
 async def test_a_cancelled_place_in_the_line_leaves_no_task(autojump_clock: object) -> None:
     world = World()
     async with open_world(world) as broker:

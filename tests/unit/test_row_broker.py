@@ -282,3 +282,36 @@ async def test_a_result_whose_description_the_broker_does_not_take_is_refused_an
         (letter,) = row.broker.messages(DEAD)
         assert json.loads(letter.body)["metadata"]["fragment_id"].endswith("3")
         assert letter.headers["x-iterum-kind"] == "result_refused"
+
+
+async def test_starvation_while_the_broker_is_away_does_not_let_the_window_grow_for_each_second(
+    autojump_clock: object,
+) -> None:
+    async with temporary_row() as row:
+        await row.put(70)
+        world = World(row.broker)
+        sidecar = sidecar_over(row, world)
+        windows: list[int] = []
+
+        async def gather(connection: StepConnection) -> None:
+            """It answers when it has 40, more than the first window; the broker goes away for a minute when it has 32."""
+            held: list[str] = []
+            async for fragment in connection.fragments():
+                held.append(id_of(fragment))
+                if len(held) == 32:
+                    world.away_until = trio.current_time() + 60
+                    cut(world)
+                if len(held) == 40 or len(held) > 60:
+                    windows.append(sidecar.window)
+                    for each in held:
+                        await connection.result([each], f"out-{each[-2:]}", b"x")
+                        await connection.done(each)
+                    held.clear()
+            for each in held:
+                await connection.result([each], f"out-{each[-2:]}", b"x")
+                await connection.done(each)
+            await connection.kill()
+
+        await run_while(sidecar, row, gather)
+        check_end(row, 70)
+        assert windows[0] <= 128, "once when it was noticed, once when the broker was back"
