@@ -1,4 +1,4 @@
-# For a fresh machine: `make demo`, `make demo-services`, `make test` and `make test-containers`. Each makes its own environment and leaves no process behind.
+# For a fresh machine: `make demo`, `make demo-services`, `make test`, `make test-faults`, `make soak`, `make simulate`, `make fuzz` and `make test-containers`. Each makes its own environment and leaves no process behind.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ SOURCES := iterum_sidecar tests testbed benchmarks demo examples deploy
 # ASYNC9xx are off by default, and so here: the hot paths save checkpoints, and say where there is one.
 ASYNC_OPTIONS := --disable=ASYNC124,ASYNC240,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager=_run_channel,_run_consumer,_keep_connected,_stand
 
-.PHONY: demo demo-services test test-containers image lock lint bench clean
+.PHONY: demo demo-services test test-faults test-containers soak simulate fuzz image lock lint bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/iterum-sidecar local examples/images/pipeline.json --input examples/images/pictures --output demo-results
@@ -21,6 +21,29 @@ demo-services: $(VENV)/.demo-services rabbitmq
 
 test: $(VENV)/.dev rabbitmq
 	$(BIN)/python -m pytest $(ARGS)
+
+# Real outages of real brokers and stores, RabbitMQ 4 among them, one after the other.
+test-faults: $(VENV)/.dev rabbitmq
+	@testbed/ensure-rabbitmq4 >/dev/null || true
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+# The row in memory among drawn faults, SEEDS times from the seed FIRST on. One again: .venv/bin/python -m tests.simulation SEED
+SEEDS := 10000
+FIRST := 0
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) $(ARGS)
+
+# All faults at once, at random: for MINUTES, drawn from SEED (without one, from another each time).
+MINUTES := 30
+SEED :=
+soak: $(VENV)/.dev rabbitmq
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# What strangers send, made up by Atheris: FUZZ_SECONDS for each of the TARGETS (all), beginning with what was found before (.fuzz).
+FUZZ_SECONDS := 60
+TARGETS :=
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(FUZZ_SECONDS) $(ARGS)
 
 test-containers: $(VENV)/.dev
 	@testbed/ensure-podman || true
@@ -69,6 +92,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.demo $(VENV)/.demo-services
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@echo "installing what fuzzing needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
 
 # The image's exact packages, by their hashes.
 lock: $(VENV)/.dev

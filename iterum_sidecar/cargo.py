@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.roster import Roster
     from iterum_sidecar.telemetry.stage_times import Stage
     from iterum_sidecar.volume import TakenFile, Workspace
+    from iterum_sidecar.volume_budget import Share
 
 __all__ = [
     "FragmentCargo",
@@ -37,6 +38,8 @@ class FragmentCargo:
     message: RemoteFragment | None
     """None for a delivery that is no fragment."""
     workspace: Workspace | None = None
+    share: Share | None = None
+    """What its files hold of the volume's budget, from its download on."""
     results: list[TakenFile] = field(default_factory=list)
     """The results that came of its present hand-out, whose own paths are to be removed."""
     stage: Stage = "download"
@@ -84,6 +87,8 @@ class Parting:
     """The entries, each with the number of the hand-out that has ended by this."""
     death: bool
     """Whether it came unasked, and after a fragment had been read."""
+    hung_for: float = 0.0
+    """The seconds after which it was given up because it hung, with all that hung with it; 0 if it was not."""
 
 
 @dataclass(slots=True, frozen=True)

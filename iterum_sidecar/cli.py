@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from iterum_sidecar import __version__
 from iterum_sidecar.exit_codes import (
     CHECK_MEANINGS,
+    DEAD_LETTERS_MEANINGS,
     LINT_MEANINGS,
     LOCAL_MEANINGS,
     NEW_MEANINGS,
@@ -38,6 +39,12 @@ stays is changed, but that a missing output bucket is made, as `run` does. docs/
 _PROBE = """\
 Ask the sidecar of this volume (DATA_VOLUME_PATH) how it is, as a probe of Kubernetes does: `live`, its heart-beat is younger
 than 30 s; `startup`, it listens on its sockets; `ready`, it can work. docs/monitoring.md has the probes as a pod has them.
+"""
+
+_DEAD_LETTERS = """\
+Look at the dead letters of a step, put them back on its input queue, or throw them away. MQ_BROKER_URL and MQ_INPUT_QUEUE say
+where they are, or --broker and --queue; nothing else of a pod is needed. While it looks, the letters are not there for others.
+docs/dead-letters.md shows it.
 """
 
 _LOCAL = """\
@@ -78,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
-    parser = _parser()
+    parser = _parser(arguments)
     given = parser.parse_args(arguments)
     if given.command is None:
         parser.print_help()
@@ -113,6 +120,13 @@ def _probe(given: argparse.Namespace) -> int:
     return ExitCode.DONE if passed else ExitCode.FAULT
 
 
+def _dead_letters(given: argparse.Namespace) -> int:
+    from iterum_sidecar.dead_letters.arguments import options_of
+    from iterum_sidecar.dead_letters.command import work_on_dead_letters
+
+    return work_on_dead_letters(os.environ, options_of(given), sys.stdout)
+
+
 def _local(given: argparse.Namespace) -> int:
     from iterum_sidecar.local.command import Options, run_local
 
@@ -143,7 +157,7 @@ def _new(given: argparse.Namespace) -> int:
     return new_pipeline(given.name, sys.stdout)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="iterum-sidecar",
         description="The sidecar of an Iterum pipeline step, and whole pipelines on one machine.",
@@ -170,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.add_argument("question", choices=["live", "ready", "startup"])
     probe.set_defaults(carry_out=_probe)
+    _add_dead_letters(commands, wanted="dead-letters" in arguments)
     _add_local(commands)
     lint = _add(
         commands,
@@ -215,6 +230,22 @@ def _add_check(commands: _Commands) -> None:
     )
     check.add_argument("--json", dest="as_json", action="store_true", help="one object of JSON")
     check.set_defaults(carry_out=_check)
+
+
+def _add_dead_letters(commands: _Commands, *, wanted: bool) -> None:
+    dead_letters = _add(
+        commands,
+        "dead-letters",
+        "look at dead letters, put them back, or throw them away",
+        _DEAD_LETTERS,
+        _exit_codes(DEAD_LETTERS_MEANINGS),
+    )
+    dead_letters.set_defaults(carry_out=_dead_letters)
+    if wanted:
+        # Its arguments are many, and the other commands start without them.
+        from iterum_sidecar.dead_letters.arguments import add_arguments
+
+        add_arguments(dead_letters, seconds=_seconds)
 
 
 def _add_local(commands: _Commands) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.removal import remove_tree
+from iterum_sidecar.shortages import is_shortage
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
 
@@ -52,7 +54,11 @@ async def _fetch(file: str, store: Store, bucket: str, volume: Volume, directory
         while True:
             try:
                 await _fetch_once(f"{CONFIG_PREFIX}{file}", store, bucket, target, temporary, name)
-            except StoreError as error:
+            except (StoreError, OSError) as error:
+                if isinstance(error, OSError) and not is_shortage(error):
+                    raise VolumeUnusable(
+                        f"the config file {name} cannot be written: {error.strerror}"
+                    ) from None
                 if not told:
                     told = True
                     _log.warning(
@@ -70,22 +76,19 @@ async def _fetch(file: str, store: Store, bucket: str, volume: Volume, directory
 async def _fetch_once(
     key: str, store: Store, bucket: str, target: int, temporary: str, name: str
 ) -> None:
+    # Left by an earlier life, or put there by somebody: to open a FIFO would wait for its reader.
+    remove_tree(temporary, target)
+    descriptor = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o666,
+        dir_fd=target,
+    )
     try:
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o666,
-            dir_fd=target,
-        )
-        try:
-            await store.fetch(bucket, key, descriptor)
-        except BaseException:
-            os.unlink(temporary, dir_fd=target)
-            raise
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, name, src_dir_fd=target, dst_dir_fd=target)
-    except OSError as error:
-        raise VolumeUnusable(
-            f"the config file {name} cannot be written: {error.strerror}"
-        ) from None
+        await store.fetch(bucket, key, descriptor)
+    except BaseException:
+        os.unlink(temporary, dir_fd=target)
+        raise
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, name, src_dir_fd=target, dst_dir_fd=target)

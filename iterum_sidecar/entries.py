@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ["Admission", "DeadLetterKind", "Entry", "Output", "State", "Verdict"]
+__all__ = ["Admission", "DeadLetterKind", "Entry", "Output", "Run", "State", "Verdict"]
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
@@ -50,7 +50,7 @@ class DeadLetterKind(StrEnum):
     UNREADABLE = auto()
     """The message is no description of a fragment."""
     CONFLICT = auto()
-    """Another fragment of the same ID was in flight."""
+    """Another fragment of the same ID, with other files, was in flight, or was settled before."""
     INPUT_MISSING = auto()
     """An object that it names, or its bucket, is not there."""
     INPUT_REFUSED = auto()
@@ -61,8 +61,20 @@ class DeadLetterKind(StrEnum):
     """The transformation said that it failed on it."""
     TRANSFORMATION_DIED = auto()
     """The transformation died on it, as often as is allowed."""
+    TIMED_OUT = auto()
+    """The transformation did not finish it in the time that is set, as often as is allowed."""
     BREACH = auto()
     """The last of as many attempts was lost to something from the transformation that cannot be read."""
+
+
+class Run(Enum):
+    """What is known of the work on a fragment that an output connection has begun to tell of and not ended with a done (`fencing.py`)."""
+
+    COUNTS = auto()
+    STALE = auto()
+    """It began before the hand-out that is out did."""
+    STRAY = auto()
+    """A result of it has been dropped."""
 
 
 class Admission(Enum):
@@ -84,13 +96,18 @@ class Entry(Generic[DeliveryT, WorkT]):
         "_pending",
         "attempts",
         "deliveries",
+        "doubted",
+        "doubts",
         "editions",
+        "fenced",
         "fragment_id",
         "hand_outs",
         "kind",
         "known_outputs",
+        "lost_to",
         "owed",
         "reason",
+        "runs",
         "signature",
         "state",
         "striking",
@@ -102,7 +119,7 @@ class Entry(Generic[DeliveryT, WorkT]):
     )
 
     def __init__(
-        self, fragment_id: str, signature: object, delivery: DeliveryT, work: WorkT
+        self, fragment_id: str, signature: Hashable, delivery: DeliveryT, work: WorkT
     ) -> None:
         self.fragment_id = fragment_id
         self.signature = signature
@@ -119,6 +136,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         """How often it has been handed out in this life."""
         self.attempts = 0
         """How many deaths of the transformation are to be blamed on it."""
+        self.lost_to: DeadLetterKind | None = None
+        """What the last of these attempts was lost to."""
         self.unsaved = False
         """Whether `attempts` is more than the message in its queue says."""
         self.suspect = False
@@ -129,6 +148,14 @@ class Entry(Generic[DeliveryT, WorkT]):
         """Whether the done of its hand-out does not count."""
         self.owed = 0
         """How many further dones do not count."""
+        self.runs: dict[Hashable, Run] = {}
+        """By output connection: those that have sent a result of it and no done since."""
+        self.fenced = False
+        """Whether only one output connection may speak of its hand-out, because it was handed out before."""
+        self.doubted = False
+        """Whether a done of its hand-out has come that did not count, so that another may never come."""
+        self.doubts = 0
+        """How many of its hand-outs were given up for that."""
         self._pending = 0
         self.known_outputs: set[str] = set()
         """The IDs of its outputs that are confirmed."""
@@ -151,17 +178,24 @@ class Entry(Generic[DeliveryT, WorkT]):
 class Output(Generic[DeliveryT, WorkT]):
     """One result on its way to its queue; `entries` wait for it."""
 
-    __slots__ = ("entries", "output_id", "repeated")
+    __slots__ = ("entries", "output_id", "repeated", "stray")
 
     def __init__(
-        self, output_id: str, entries: list[Entry[DeliveryT, WorkT]], *, repeated: bool
+        self,
+        output_id: str,
+        entries: list[Entry[DeliveryT, WorkT]],
+        *,
+        repeated: bool = False,
+        stray: bool = False,
     ) -> None:
         self.output_id = output_id
         self.entries = entries
         self.repeated = repeated
         """Whether an output of this ID is pending or confirmed already, so that this one must not be published."""
+        self.stray = stray
+        """Whether it is of a hand-out that is over, so that it has no ID and must not be published (`fencing.py`)."""
 
     @property
     def late(self) -> bool:
         """Whether none of its predecessors is in flight: no acknowledgement protects it."""
-        return not self.entries
+        return not self.entries and not self.stray

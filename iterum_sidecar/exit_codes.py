@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECK_MEANINGS",
+    "DEAD_LETTERS_MEANINGS",
     "LINT_MEANINGS",
     "LOCAL_MEANINGS",
     "NEW_MEANINGS",
@@ -47,7 +48,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 10, "variables are missing or wrong; each is named, nothing was opened"
     VOLUME = (
         11,
-        "the volume cannot be used: not there, not writable, a foreign file where a socket belongs",
+        "the volume cannot be used: not there, not writable, full for minutes, a foreign file where a socket belongs",
     )
     SERVICE = (
         12,
@@ -123,6 +124,19 @@ PROBE_MEANINGS = {
     ExitCode.DONE: "yes",
     ExitCode.FAULT: "no; the line that is printed says why",
     ExitCode.USAGE: "the command line was not understood",
+}
+
+#: The same of `dead-letters`.
+DEAD_LETTERS_MEANINGS = {
+    ExitCode.DONE: "done; also where there is no dead letter, or no queue for any, to list",
+    ExitCode.FAULT: "not done, or not all: none fits, an ID is none or that of several, a queue is not there or full, the answer was"
+    " no; or a fault of the program itself",
+    ExitCode.USAGE: "the command line was not understood, or says not which dead letters",
+    ExitCode.CONFIGURATION: "variables are missing or wrong",
+    ExitCode.VOLUME: "the file of --save cannot be written; nothing was discarded",
+    ExitCode.SERVICE: "the broker could not be reached, refused us, or was lost",
+    ExitCode.INTERRUPTED: "SIGINT: what was done until then is told",
+    ExitCode.TERMINATED: "SIGTERM: the same",
 }
 
 

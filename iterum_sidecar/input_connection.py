@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from iterum_sidecar.framing import FRAME_LENGTH_SIZE, encode_frame
-from iterum_sidecar.messages import KILL_MESSAGE
+from iterum_sidecar.messages import (
+    ACCEPTED,
+    KILL_MESSAGE,
+    LocalFile,
+    LocalFragment,
+    LocalMetadata,
+    encode_message,
+)
+from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
+    from iterum_sidecar.cargo import FragmentEntry
     from iterum_sidecar.roster import Seat
     from iterum_sidecar.unix_sockets import Peer
 
-__all__ = ["ANNOUNCED_LENGTH", "InputConnection"]
+__all__ = ["ANNOUNCED_LENGTH", "InputConnection", "describe"]
+
+_log = get_log(__name__)
 
 #: The length that is announced. Descriptions of some 300 files fit in; more is for the connection's next life.
 ANNOUNCED_LENGTH = 64 * 1024
@@ -25,6 +38,10 @@ class InputConnection:
         self.seat = seat
         self.killed = False
         """Whether the kill message has been said to it."""
+        self.given_up = False
+        """Whether it was closed because it hung, and what it held has been told of."""
+        self.read_at: float | None = None
+        """When it was first seen, by `look`, to have read all that it was sent."""
         self._announced = 0
 
     @property
@@ -38,6 +55,7 @@ class InputConnection:
 
     def send(self, payload: bytes) -> None:
         """Send a message that `fits`; where its length was announced, it is filled up: JSON does not mind blanks."""
+        self.read_at = None
         if self._announced:
             self.peer.send(payload.ljust(self._announced))
             self._announced = 0
@@ -54,8 +72,38 @@ class InputConnection:
         """Whether it has read what was announced, and so waits in its read."""
         return self.is_announced and self.peer.unread() == 0
 
+    def look(self, now: float) -> None:
+        """Note whether it has read all that it was sent."""
+        if self.read_at is None and (self.is_announced or self.peer.unread() == 0):
+            self.read_at = now
+
+    async def until_closed(self) -> None:
+        """Return when either side has closed the connection, or the transformation has sent something on it."""
+        try:
+            while (arrived := self.peer.receive_nowait()) is None:
+                await self.peer.wait_readable()
+        except trio.ClosedResourceError:
+            return  # closed on this side while it was waited for
+        if arrived:
+            _log.warning("breach: something was sent on an input connection; closing it")
+
     def kill(self) -> None:
         """Say the kill message, once."""
         if not self.killed:
             self.killed = True
             self.send(KILL_MESSAGE)
+
+
+def describe(entry: FragmentEntry) -> bytes:
+    """Return the message that hands a fragment to the transformation."""
+    message, workspace = entry.work.message, entry.work.workspace
+    if message is None or workspace is None:
+        raise AssertionError(f"{entry!r} has no files")
+    metadata = message.metadata
+    return encode_message(
+        LocalFragment(
+            [LocalFile(file.name, f"{workspace.path}/{file.name}") for file in message.files],
+            LocalMetadata(metadata.fragment_id, metadata.predecessors or [], metadata.custom),
+            ACCEPTED,
+        )
+    )

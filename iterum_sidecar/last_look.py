@@ -9,7 +9,7 @@ import trio
 
 from iterum_sidecar.brokers.port import LineLost
 from iterum_sidecar.exit_codes import WorkLeft
-from iterum_sidecar.messages import MessageRefused, decode_remote_fragment
+from iterum_sidecar.messages import MessageRefused, decode_remote_fragment, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,7 @@ async def look_once_more(broker: Broker, consumer: Consumer, ledger: FragmentLed
 
 def _was_settled(body: bytes, ledger: FragmentLedger) -> bool:
     try:
-        return ledger.was_settled(decode_remote_fragment(body).metadata.fragment_id)
+        message = decode_remote_fragment(body)
     except MessageRefused:
         return False
+    return ledger.was_settled(message.metadata.fragment_id, signature_of(message))

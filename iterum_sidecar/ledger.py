@@ -19,9 +19,11 @@ Everything that the project promises about loss stands on a few rules, all of wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, Output, State, Verdict
+from iterum_sidecar.fencing import Fence
+from iterum_sidecar.ordinals import Ordinals
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -32,15 +34,14 @@ __all__ = ["REMEMBERED", "Ledger"]
 
 #: How many settled IDs are recognised when they come again (design, promise 1).
 REMEMBERED = 100_000
-#: How many kinds of late results keep their ordinals; a late result is one whose predecessors are all settled.
-LATE_KINDS = 4096
-
-#: What results agree in that are told apart by an ordinal: predecessors, output channel, names of the files.
-Kind: TypeAlias = tuple[tuple[str, ...], str | None, tuple[str, ...]]
+#: Of how many struck fragments it is remembered what had come of them.
+STRUCK = 1024
+_SCATTERED = "what came of it came by several output connections; results and dones of a fragment must come by one"
 
 DeliveryT = TypeVar("DeliveryT")
 WorkT = TypeVar("WorkT")
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Ledger(Generic[DeliveryT, WorkT]):
@@ -51,12 +52,14 @@ class Ledger(Generic[DeliveryT, WorkT]):
         self._attempts_allowed = attempts_allowed
         self._entries: dict[str, Entry[DeliveryT, WorkT]] = {}
         self._open: dict[Entry[DeliveryT, WorkT], None] = {}
-        self._ordinals: dict[Kind, int] = {}
-        self._kinds_of: dict[str, list[Kind]] = {}
-        self._late_ordinals: OrderedDict[Kind, int] = OrderedDict()
+        self._ordinals = Ordinals()
+        self._fence: Fence[DeliveryT, WorkT] = Fence()
         self._pending_outputs: dict[str, Output[DeliveryT, WorkT]] = {}
-        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._settled: OrderedDict[str, int] = OrderedDict()
+        """The IDs of what was acknowledged, with the hashes of the signatures."""
         self._dismissed: OrderedDict[Hashable, None] = OrderedDict()
+        self._struck_outputs: OrderedDict[str, set[str]] = OrderedDict()
+        """What had come of those that were struck, until they come again; another sidecar may be who gets them."""
         self.dead_letters_in_a_row = 0
         """Verdicts DEAD_LETTER since the last ACKNOWLEDGE."""
 
@@ -75,9 +78,9 @@ class Ledger(Generic[DeliveryT, WorkT]):
             if entry is not None and entry.verdict is None
         ]
 
-    def was_settled(self, fragment_id: str) -> bool:
-        """Tell whether the fragment is among the last that were acknowledged."""
-        return fragment_id in self._settled
+    def was_settled(self, fragment_id: str, signature: Hashable) -> bool:
+        """Tell whether the fragment is among the last that were acknowledged; another of its ID, with other files, is not."""
+        return self._settled.get(fragment_id) == hash(signature)
 
     def was_dismissed(self, edition: Hashable) -> bool:
         """Tell whether this edition of a message is among the last that were dead-lettered or struck."""
@@ -92,7 +95,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
     def admit(
         self,
         fragment_id: str,
-        signature: object,
+        signature: Hashable,
         delivery: DeliveryT,
         work: WorkT,
         *,
@@ -105,9 +108,11 @@ class Ledger(Generic[DeliveryT, WorkT]):
         The entry that is returned is the new one, the one that was joined, or None.
         """
         entry = self._entries.get(fragment_id)
+        known_outputs = self._struck_outputs.pop(fragment_id, set())
         if entry is not None:
             if entry.verdict is Verdict.STRIKE and attempts >= entry.attempts:
-                pass  # its own second life, published a moment ago and back before the confirm of that was handled
+                # Its own second life, published a moment ago and back before the confirm of that was handled.
+                known_outputs = entry.known_outputs
             elif entry.signature != signature:
                 return Admission.CONFLICT, None
             else:
@@ -115,11 +120,13 @@ class Ledger(Generic[DeliveryT, WorkT]):
                 entry.editions.append(edition)
                 return Admission.JOINED, entry
         elif fragment_id in self._settled:
-            return Admission.SETTLED, None
+            same = self.was_settled(fragment_id, signature)
+            return Admission.SETTLED if same else Admission.CONFLICT, None
         entry = Entry(fragment_id, signature, delivery, work)
         entry.editions.append(edition)
         entry.attempts = attempts
         entry.suspect = suspect or attempts > 0
+        entry.known_outputs = known_outputs
         self._entries[fragment_id] = entry
         self._open[entry] = None
         return Admission.NEW, entry
@@ -167,19 +174,28 @@ class Ledger(Generic[DeliveryT, WorkT]):
         entry.state = State.OUT
         entry.void = entry.striking = False
         entry.hand_outs += 1
-        self._forget_ordinals(entry.fragment_id)
+        self._fence.begin(entry)
+        self._ordinals.forget(entry.fragment_id)
 
     def take_result(
-        self, predecessors: Iterable[str], channel: str | None, names: Iterable[str]
+        self,
+        predecessors: Iterable[str],
+        channel: str | None,
+        names: Iterable[str],
+        source: Hashable = None,
     ) -> Output[DeliveryT, WorkT]:
-        """A result has come: give it its identity, and let its predecessors in flight wait for it.
+        """A result has come by the output connection `source`: give it its identity, and let its predecessors in flight wait for it.
 
-        An output that is `repeated` is not published, and nothing more is said of it; the first of its ID settles it.
+        An output that is `repeated` is not published, and nothing more is said of it; the first of its ID settles it. Neither is one
+        that is `stray`: what it is a result of is made again, or has been.
         """
         ancestors = sorted(set(predecessors))
         sorted_names = sorted(names)
-        entries = self.in_flight(ancestors)
-        ordinal = self._next_ordinal((tuple(ancestors), channel, tuple(sorted_names)), entries)
+        entries = self._fence.hear_result(ancestors, self._entries, source)
+        if entries is None:
+            return Output("", [], stray=True)
+        kind = (tuple(ancestors), channel, tuple(sorted_names))
+        ordinal = self._ordinals.take(kind, [entry.fragment_id for entry in entries])
         output_id = self._identity.derive(ancestors, channel, sorted_names, ordinal)
         pending = self._pending_outputs.get(output_id)
         if pending is not None:
@@ -187,7 +203,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
             return Output(output_id, entries, repeated=True)
         if any(output_id in entry.known_outputs for entry in entries):
             return Output(output_id, entries, repeated=True)
-        output: Output[DeliveryT, WorkT] = Output(output_id, [], repeated=False)
+        output: Output[DeliveryT, WorkT] = Output(output_id, [])
         self._pending_outputs[output_id] = output
         self._wait_for(output, entries)
         return output
@@ -204,30 +220,33 @@ class Ledger(Generic[DeliveryT, WorkT]):
         predecessors: Iterable[str],
         reason: str,
         kind: DeadLetterKind = DeadLetterKind.RESULT_REFUSED,
+        source: Hashable = None,
     ) -> int:
-        """A result is refused: those of its predecessors that are out will be dead letters. Returns how many are."""
-        refused = 0
-        for fragment_id in set(predecessors):
-            entry = self._entries.get(fragment_id)
-            if entry is not None and entry.state is State.OUT:
-                entry.condemn(reason, kind)
-                refused += 1
-        return refused
+        """A result is refused: those of its predecessors that are out will be dead letters. Returns how many are.
+
+        None are by a result that would be stray.
+        """
+        entries = self._fence.hear_result(set(predecessors), self._entries, source) or []
+        out = [entry for entry in entries if entry.state is State.OUT]
+        for entry in out:
+            entry.condemn(reason, kind)
+        return len(out)
 
     def done(
-        self, fragment_id: str
+        self, fragment_id: str, source: Hashable = None
     ) -> tuple[Entry[DeliveryT, WorkT] | None, list[Entry[DeliveryT, WorkT]]]:
-        """The transformation says that it has finished with a fragment.
+        """The transformation says by the output connection `source` that it has finished with a fragment.
 
-        Returns the entry whose hand-out has ended by that (None: no hand-out of this fragment is out, and nothing has changed),
+        Returns the entry whose hand-out has ended by that (None: no hand-out of this fragment is out, or it is not of this one),
         and the entries whose verdict has fallen.
         """
         entry = self._entries.get(fragment_id)
-        if entry is None or entry.state is not State.OUT:
+        counts = self._fence.hear_done(fragment_id, entry, source)
+        if entry is None or not counts:
             return None, []
         if entry.void or entry.owed:
             entry.owed -= 0 if entry.void else 1
-            entry.state = State.LEFT
+            self._end_hand_out(entry)
         else:
             entry.state = State.DONE
         return entry, self._judge(entry)
@@ -247,7 +266,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
         """The done of a void hand-out is not waited for any longer."""
         _expect(entry, State.OUT)
         entry.owed += 1
-        entry.state = State.LEFT
+        self._end_hand_out(entry)
+        return self._judge(entry)
+
+    def give_up_doubted(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
+        """A done of this hand-out has come that did not count, and whoever had it waits for input: it is handed out again."""
+        _expect(entry, State.OUT)
+        entry.doubts += 1
+        if self._exhausted(entry):
+            entry.condemn(_SCATTERED, DeadLetterKind.BREACH)
+        self._end_hand_out(entry)
         return self._judge(entry)
 
     def connection_closed(
@@ -256,36 +284,52 @@ class Ledger(Generic[DeliveryT, WorkT]):
         *,
         death: bool,
         reason: str = "the transformation died on it",
+        kind: DeadLetterKind = DeadLetterKind.TRANSFORMATION_DIED,
     ) -> list[Entry[DeliveryT, WorkT]]:
         """The connections that `held` these entries are gone, in one moment. `death` is False for an end that was asked for.
 
-        A death counts against an entry that was held alone, or that was the only suspect. Otherwise one of several may
+        A death counts against an entry that was held alone, or against the suspects. Otherwise one of several may
         be to blame, and all become suspects.
         """
-        suspects = [entry for entry in held if entry.suspect]
-        culprit = held[0] if len(held) == 1 else suspects[0] if len(suspects) == 1 else None
+        culprits = self._culprits(held) if death else ()
         fallen = []
         for entry in held:
             if entry.state is not State.OUT:
                 continue
-            entry.state = State.LEFT
-            if death and entry is culprit:
+            self._end_hand_out(entry)
+            if entry in culprits:
                 if not entry.void:
-                    self._blame(entry, reason, DeadLetterKind.TRANSFORMATION_DIED)
+                    self._blame(entry, reason, kind)
                 entry.striking = True
             entry.suspect |= death
             fallen += self._judge(entry)
         return fallen
 
+    def _culprits(
+        self, held: Sequence[Entry[DeliveryT, WorkT]]
+    ) -> Sequence[Entry[DeliveryT, WorkT]]:
+        """Return those of the entries that a death counts against.
+
+        One suspect is out at a time, unless a step gathers: then they died together, and always will. An entry beside others that were
+        handed out for the first time does not lose its last attempt, since one of them may be poison too; the next time they are suspects.
+        """
+        suspects = [entry for entry in held if entry.suspect]
+        if len(held) == 1:
+            return held
+        if len(suspects) == 1 and suspects[0].attempts + 1 >= self._attempts_allowed:
+            return ()
+        return suspects
+
     def _blame(self, entry: Entry[DeliveryT, WorkT], reason: str, kind: DeadLetterKind) -> None:
         entry.attempts += 1
+        entry.lost_to = kind
         entry.unsaved = True
         entry.suspect = True
         if self._exhausted(entry):
             entry.condemn(f"{reason} ({entry.attempts} attempts)", kind)
 
     def _exhausted(self, entry: Entry[DeliveryT, WorkT]) -> bool:
-        return entry.attempts >= self._attempts_allowed
+        return max(entry.attempts, entry.doubts - 1) >= self._attempts_allowed
 
     # -- outputs
 
@@ -318,7 +362,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         if entry.verdict is Verdict.AGAIN:
             entry.verdict = None
         if entry.verdict is None and entry.state is not State.DONE:
-            entry.state = State.LEFT
+            self._end_hand_out(entry)
             entry.verdict = Verdict.GIVE_BACK
             return self._judge(entry)
         return []
@@ -341,14 +385,24 @@ class Ledger(Generic[DeliveryT, WorkT]):
         if self._entries.get(entry.fragment_id) is entry:
             del self._entries[entry.fragment_id]
             if entry.verdict is Verdict.ACKNOWLEDGE:
-                self._keep_ordinals(entry.fragment_id)
+                self._ordinals.keep(entry.fragment_id)
             else:
-                self._forget_ordinals(entry.fragment_id)
+                self._ordinals.forget(entry.fragment_id)
+            if entry.verdict is Verdict.STRIKE and entry.known_outputs:
+                self._struck_outputs[entry.fragment_id] = entry.known_outputs
+                if len(self._struck_outputs) > STRUCK:
+                    self._struck_outputs.popitem(last=False)
         if entry.verdict is Verdict.ACKNOWLEDGE:
-            _remember(self._settled, entry.fragment_id)
+            _remember(self._settled, entry.fragment_id, hash(entry.signature))
         elif entry.verdict is not Verdict.GIVE_BACK:
             for edition in entry.editions:
-                _remember(self._dismissed, edition)
+                _remember(self._dismissed, edition, None)
+
+    def _end_hand_out(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """The hand-out of an entry has ended without a done that counts, if it was out."""
+        if entry.state is State.OUT:
+            self._fence.end(entry)
+        entry.state = State.LEFT
 
     def _judge(self, entry: Entry[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
         """Let the verdict of an entry fall if nothing is left that it waits for."""
@@ -371,37 +425,10 @@ class Ledger(Generic[DeliveryT, WorkT]):
             return Verdict.DEAD_LETTER
         return Verdict.STRIKE if entry.striking else Verdict.AGAIN
 
-    def _next_ordinal(self, kind: Kind, entries: Sequence[Entry[DeliveryT, WorkT]]) -> int:
-        if not entries:
-            ordinal = self._late_ordinals.pop(kind, 0)
-            self._keep_late(kind, ordinal + 1)
-            return ordinal
-        ordinal = self._ordinals.get(kind, 0)
-        if ordinal == 0:
-            for entry in entries:
-                self._kinds_of.setdefault(entry.fragment_id, []).append(kind)
-        self._ordinals[kind] = ordinal + 1
-        return ordinal
 
-    def _keep_ordinals(self, fragment_id: str) -> None:
-        """A predecessor is settled: what comes of it, or of the others with it, counts on."""
-        for kind in self._kinds_of.pop(fragment_id, ()):
-            if not any(each in self._kinds_of for each in kind[0]):
-                self._keep_late(kind, self._ordinals.pop(kind, 0))
-
-    def _keep_late(self, kind: Kind, ordinal: int) -> None:
-        self._late_ordinals[kind] = ordinal
-        if len(self._late_ordinals) > LATE_KINDS:
-            self._late_ordinals.popitem(last=False)
-
-    def _forget_ordinals(self, fragment_id: str) -> None:
-        for kind in self._kinds_of.pop(fragment_id, ()):
-            self._ordinals.pop(kind, None)
-
-
-def _remember(what: OrderedDict[T, None], item: T) -> None:
-    """Add an item behind all others, and forget the oldest of too many."""
-    what[item] = None
+def _remember(what: OrderedDict[T, U], item: T, of_it: U) -> None:
+    """Add an item behind all others, with what is kept of it, and forget the oldest of too many."""
+    what[item] = of_it
     if len(what) > REMEMBERED:
         what.popitem(last=False)
 

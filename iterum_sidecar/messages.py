@@ -1,13 +1,14 @@
 """Every message of the wire contract between a sidecar and its peers; those of the fragmenter are in `local/fragmenter_messages.py`.
 
 Decoding is as strict as the contract and as loose as its peers need: unknown keys are ignored, `null` and an absent
-key are the same where a peer writes either. What is refused says where and why (`MessageRefused`).
+key are the same where a peer writes either. What is refused says where and why (`MessageRefused`). The file is long because all that
+a message may be is in it, so that it can be read in one place.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -42,6 +43,8 @@ __all__ = [
     "encode_lineage",
     "encode_message",
     "is_fragment_id",
+    "short_string",
+    "signature_of",
 ]
 
 #: PATH_MAX less its closing NUL (limits.h).
@@ -144,6 +147,10 @@ class Done(Struct):
     fragment_id: str
 
 
+#: Characters of a reason that are kept: nobody is told more.
+LONGEST_REASON = 2000
+
+
 class Failed(Struct):
     """Beyond the contract: the transformation cannot do this fragment, for this reason, and lives on."""
 
@@ -166,11 +173,14 @@ class Kill(Struct):
 
 
 class _Classified(Struct):
-    """The keys by which the messages of a transformation are told apart (contract, section 2)."""
+    """The keys by which the messages of a transformation are told apart (contract, section 2).
+
+    All are raw: what is not what it should be can be of any size, and as Python's own lists and dicts takes twenty times as much.
+    """
 
     files: Raw = _NOTHING
-    fragment_id: Any = None
-    status: Any = None
+    fragment_id: Raw = _NOTHING
+    status: Raw = _NOTHING
     failed: Raw = _NOTHING
     gathers: Raw = _NOTHING
 
@@ -179,9 +189,9 @@ class _Blamed(Struct):
     """As much of a refused result as says which fragments it came of."""
 
     class Metadata(Struct):
-        """The predecessors alone, of whatever types they are."""
+        """The predecessors alone, of whatever type they are."""
 
-        predecessors: list[Any] | None = None
+        predecessors: Raw = _NOTHING
 
     metadata: Metadata
 
@@ -195,6 +205,12 @@ class _Lineage(Struct):
 
 #: RecursionError: a message that is nested deeper than Python's stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+#: Bytes of 64 characters that are all written as two escapes each, in their quotes.
+_LONGEST_SHORT_STRING = 64 * 12 + 2
+#: Bytes of the list of predecessors of a result that is refused: 15,000 are enough to settle it by. One that names more is not
+#: looked through, and a breach.
+_LONGEST_BLAME = 1024 * 1024
 
 _encoder = msgspec.json.Encoder()
 _remote_decoder = msgspec.json.Decoder(RemoteFragment)
@@ -218,6 +234,17 @@ def is_fragment_id(value: object) -> bool:
     return True
 
 
+def short_string(value: Raw) -> str | None:
+    """Return a string of no more characters than an ID has; None for anything else."""
+    text = bytes(value)
+    if not text.startswith(b'"') or len(text) > _LONGEST_SHORT_STRING:
+        return None
+    try:
+        return msgspec.json.decode(text, type=str)
+    except _UNREADABLE:
+        return None
+
+
 def decode_remote_fragment(body: bytes) -> RemoteFragment:
     """Read a fragment from a queue's message and hold it against the contract's section 3.
 
@@ -238,6 +265,11 @@ def decode_remote_fragment(body: bytes) -> RemoteFragment:
     return fragment
 
 
+def signature_of(fragment: RemoteFragment) -> tuple[tuple[str, str, str], ...]:
+    """Return what is equal for two descriptions of one ID if they are of one fragment: its files, in whatever order."""
+    return tuple(sorted((file.name, file.bucket, file.path) for file in fragment.files))
+
+
 def decode_transformation_message(payload: bytes) -> Result | Done | Kill | Failed | Gathers:
     """Read one frame of the transformation's output socket.
 
@@ -252,9 +284,10 @@ def decode_transformation_message(payload: bytes) -> Result | Done | Kill | Fail
     files = bytes(message.files)
     if files and files != b"null" and not _is_empty_list(files):
         return _decode_result(payload)
-    if isinstance(message.fragment_id, str) and len(message.fragment_id) == 64:
-        return Done(message.fragment_id)
-    if message.status == "complete":
+    fragment_id = short_string(message.fragment_id)
+    if fragment_id is not None and len(fragment_id) == 64:
+        return Done(fragment_id)
+    if short_string(message.status) == "complete":
         return Kill()
     for extension, kind in ((message.failed, Failed), (message.gathers, Gathers)):
         if bytes(extension):
@@ -294,17 +327,22 @@ def _decode_result(payload: bytes) -> Result:
 
 def _decode_extension(value: Raw, kind: type[Failed | Gathers]) -> Failed | Gathers:
     try:
-        return msgspec.json.decode(value, type=kind)
+        message = msgspec.json.decode(value, type=kind)
     except _UNREADABLE as error:
         raise MessageRefused(f"not a message: {error}") from None
+    if isinstance(message, Failed):
+        message.reason = message.reason.strip()[:LONGEST_REASON]
+    return message
 
 
 def _named_predecessors(payload: bytes) -> list[str]:
     try:
-        named = _blame_decoder.decode(payload).metadata.predecessors or []
+        named = bytes(_blame_decoder.decode(payload).metadata.predecessors)
+        if not named.startswith(b"[") or len(named) > _LONGEST_BLAME:
+            return []
+        return [each for each in msgspec.json.decode(named) if is_fragment_id(each)]
     except _UNREADABLE:
         return []
-    return [each for each in named if is_fragment_id(each)]
 
 
 def _is_empty_list(value: bytes) -> bool:

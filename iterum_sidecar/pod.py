@@ -186,7 +186,11 @@ async def _work(
                     name=f"iterum-sidecar {settings.step}",
                 ),
                 patience=services["broker"],
-                refusals=Patience("the broker's leave", settings.service_timeout),
+                refusals=Patience(
+                    "the broker's leave",
+                    settings.service_timeout,
+                    if_it_lasts="see to the permissions of our user, and to the queue",
+                ),
                 noticed_after=NOTICED_AFTER,
                 has_noticed=has_noticed,
             ),

@@ -24,6 +24,8 @@ __all__ = ["STARVED_AFTER", "Roster", "Seat"]
 STARVED_AFTER = 1.0
 #: The same for a step that has said that it gathers: whether it waits for input is what has to be found out, no more.
 GATHERER_STARVED_AFTER = 0.1
+#: Seconds without a done after which a suspect on its last attempt waits no longer until nothing else is out: what is out hangs, or is long.
+ISOLATION_PATIENCE = 60.0
 #: The highest depth; the window of fragments in flight ends there too.
 MAX_DEPTH = 4096
 
@@ -41,6 +43,10 @@ class Seat(Generic[DeliveryT, WorkT]):
     """Whether it holds a suspect, beside which it gets nothing."""
     gathers: bool = False
     """Whether starvation has shown that it needs several at once; suspects are then no exception."""
+    moved_at: float = 0.0
+    """When it was handed or finished something, the last time."""
+    finished_at: float = 0.0
+    """When it finished something, or came."""
     listed: bool = True
     """Whether it is in the roster's row of seats that may have room."""
 
@@ -55,8 +61,10 @@ Fits: TypeAlias = "Callable[[Seat[DeliveryT, WorkT], Entry[DeliveryT, WorkT]], b
 class Roster(Generic[DeliveryT, WorkT]):
     """The seats, the fragments that are ready for them, and the rules between the two."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, attempts: int = 3) -> None:
+        """Give each connection `depth` fragments at a time; `attempts` is how many a fragment has."""
         self._depth = depth
+        self._attempts = attempts
         self._seats: list[Seat[DeliveryT, WorkT]] = []
         self._ready: deque[Entry[DeliveryT, WorkT]] = deque()
         self._suspects: deque[Entry[DeliveryT, WorkT]] = deque()
@@ -66,19 +74,23 @@ class Roster(Generic[DeliveryT, WorkT]):
         self._moved_at = 0.0
         self.ever_sat = False
         """Whether there has been any connection."""
+        self.given_up = 0
+        """How many connections were closed because they hung."""
         self.gathered = 0
         """How many fragments each connection holds at a time, as the step has said; 0 if it has not."""
         self.closed = False
         """Whether nothing more is handed out."""
         self.told_kill = False
         """Whether the transformation has been told that nothing more comes."""
+        self.kills_said = 0
+        """To how many connections that was said."""
 
     # -- what happens
 
-    def sit(self) -> Seat[DeliveryT, WorkT]:
+    def sit(self, now: float = 0.0) -> Seat[DeliveryT, WorkT]:
         """A connection has come."""
         self.ever_sat = True
-        seat: Seat[DeliveryT, WorkT] = Seat(self._depth)
+        seat: Seat[DeliveryT, WorkT] = Seat(self._depth, moved_at=now, finished_at=now)
         self._seats.append(seat)
         self._vacant.append(seat)
         return seat
@@ -90,8 +102,11 @@ class Roster(Generic[DeliveryT, WorkT]):
         held, seat.held = seat.held, []
         for entry in held:
             del self._seat_of[entry]
-            self._clear_suspect(entry)
         return held
+
+    def judged(self, entry: Entry[DeliveryT, WorkT]) -> None:
+        """What a connection held that has gone has been judged: no other suspect is out that could have died of the same."""
+        self._clear_suspect(entry)
 
     def add(self, entry: Entry[DeliveryT, WorkT]) -> None:
         """An entry is ready to be handed out."""
@@ -99,13 +114,13 @@ class Roster(Generic[DeliveryT, WorkT]):
 
     def done(self, entry: Entry[DeliveryT, WorkT], now: float) -> None:
         """The hand-out of an entry has ended with a done; its seat has room again."""
+        self._clear_suspect(entry)
         seat = self._seat_of.pop(entry, None)
         if seat is None:
             return
         seat.held.remove(entry)
         seat.alone = False
-        self._clear_suspect(entry)
-        self._moved_at = now
+        self._moved_at = seat.moved_at = seat.finished_at = now
         self._list(seat)
 
     def assign(
@@ -123,14 +138,14 @@ class Roster(Generic[DeliveryT, WorkT]):
                 vacant.popleft().listed = False
                 continue
             vacant.rotate(-1)
-            entry = self._next_for(seat, fits)
+            entry = self._next_for(seat, now, fits)
             if entry is None:
                 fruitless += 1
                 continue
             fruitless = 0
             seat.held.append(entry)
             self._seat_of[entry] = seat
-            self._moved_at = now
+            self._moved_at = seat.moved_at = now
             yield seat, entry
 
     def take_back(self) -> list[Entry[DeliveryT, WorkT]]:
@@ -162,9 +177,9 @@ class Roster(Generic[DeliveryT, WorkT]):
         """The entries of which one is the next to be handed out: the first suspect, and the first that is none."""
         return [row[0] for row in (self._suspects, self._ready) if row]
 
-    def void_held(self) -> list[Entry[DeliveryT, WorkT]]:
-        """The entries whose hand-out is void, and whose done may never come."""
-        return [entry for entry in self._seat_of if entry.void]
+    def unsure_held(self) -> list[Entry[DeliveryT, WorkT]]:
+        """The entries whose done may never come, because their hand-out is void or doubted."""
+        return [entry for entry in self._seat_of if entry.void or entry.doubted]
 
     def idle_for(self, now: float) -> float:
         """Seconds since anything was handed out or done."""
@@ -198,14 +213,18 @@ class Roster(Generic[DeliveryT, WorkT]):
                 self._list(seat)
 
     def _next_for(
-        self, seat: Seat[DeliveryT, WorkT], fits: Fits[DeliveryT, WorkT]
+        self, seat: Seat[DeliveryT, WorkT], now: float, fits: Fits[DeliveryT, WorkT]
     ) -> Entry[DeliveryT, WorkT] | None:
         suspect = False
         if self._suspects and seat.gathers:
             row = self._suspects
+        elif self._suspect_out is not None and self._goes_alone(self._suspect_out):
+            return None
         elif self._suspects and self._suspect_out is None:
             if seat.held:
                 return None  # it empties, and then holds the suspect alone
+            if self._goes_alone(self._suspects[0]) and self._is_busy(now):
+                return None  # all empty, and then nothing else is out
             row, suspect = self._suspects, True
         else:
             row = self._ready
@@ -216,6 +235,17 @@ class Roster(Generic[DeliveryT, WorkT]):
             self._suspect_out = entry
             seat.alone = True
         return entry
+
+    def _goes_alone(self, suspect: Entry[DeliveryT, WorkT]) -> bool:
+        """Whether a suspect is on its last attempt, and goes out when nothing else is: of what else is out, something may be poison too.
+
+        A step that gathers would wait for more for ever.
+        """
+        is_last = suspect.attempts + 1 >= self._attempts
+        return is_last and not self.gathered and not any(seat.gathers for seat in self._seats)
+
+    def _is_busy(self, now: float) -> bool:
+        return bool(self._seat_of) and self.idle_for(now) < ISOLATION_PATIENCE
 
     def _list(self, seat: Seat[DeliveryT, WorkT]) -> None:
         if not seat.listed:

@@ -67,8 +67,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     output_bucket: str
 
     attempts: int
+    fragment_timeout: float
     drain_seconds: float
     handout_depth: int
+    volume_budget: int | None
+    """Bytes of input files that may be on the volume; 0: no bound, None: half of what is free at the start."""
     frame_limit: int
     kill_timeout: float
     kill_on_error: bool
@@ -161,7 +164,12 @@ def _read(
             return None
         text = variable.default
     try:
+        # Bytes that are not UTF-8 can be in a variable (PEP 383), and in no message, path or name of ours.
+        text.encode()
         value = variable.read(text)
+    except UnicodeEncodeError:
+        problems.append(f"{shown} is not what it should be (it is not UTF-8): {variable.expected}")
+        return None
     except ValueError as error:
         # Where a secret may stand (a key, a URL with a password, the user's own configuration) nothing is repeated.
         secret = variable.secret or "@" in text

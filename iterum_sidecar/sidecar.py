@@ -30,13 +30,17 @@ from iterum_sidecar.cargo import (
     Parting,
 )
 from iterum_sidecar.config_files import fetch_config_files
+from iterum_sidecar.deaths import BLAME_AFTER, Deaths
 from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost
+from iterum_sidecar.freight import Freight
+from iterum_sidecar.hangs import Hangs
 from iterum_sidecar.identity import OutputIdentity
 from iterum_sidecar.last_look import look_once_more
 from iterum_sidecar.ledger import Ledger
 from iterum_sidecar.roster import Roster
+from iterum_sidecar.shortages import VOLUME_PATIENCE, Shortages
 from iterum_sidecar.stages import upstream as upstream_stage
-from iterum_sidecar.stages.collect import BLAME_AFTER, UPLOADS_WAITING, Collect
+from iterum_sidecar.stages.collect import UPLOADS_WAITING, Collect
 from iterum_sidecar.stages.download import Download
 from iterum_sidecar.stages.handout import Handout
 from iterum_sidecar.stages.intake import ATTEMPTS_HEADER, FIRST_WINDOW, Intake
@@ -49,6 +53,7 @@ from iterum_sidecar.telemetry.health import Health
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.unix_sockets import Listener, check_unused
 from iterum_sidecar.volume import Volume
+from iterum_sidecar.volume_budget import VolumeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.brokers.port import Broker, Consumer
     from iterum_sidecar.cargo import FragmentLedger, FragmentRoster
+    from iterum_sidecar.hangs import EndTransformation
     from iterum_sidecar.patience import Patience
     from iterum_sidecar.settings import Settings
     from iterum_sidecar.stores.port import Store
@@ -87,6 +93,8 @@ class Sidecar:
     `blame_after` are the seconds within which connections that close died together, and a stop makes it no death.
     `standstill_after` are the seconds of starvation after which a prefetch that is less than a batch ends the program: in a pod never,
     as another one, which comes late, may take what waits.
+    `end_transformation` ends the transformation when a fragment of it hangs, as `Hangs` says, where there is somebody who can.
+    `volume_patience` are the seconds for which a full volume is waited for, if nothing of ours will empty it.
     """
 
     def __init__(
@@ -102,7 +110,10 @@ class Sidecar:
         pause_on_dead_letters: bool = True,
         blame_after: float = BLAME_AFTER,
         standstill_after: float = math.inf,
+        volume_patience: float = VOLUME_PATIENCE,
+        end_transformation: EndTransformation | None = None,
     ) -> None:
+        self._end_transformation = end_transformation
         self._blame_after = blame_after
         self._standstill_after = standstill_after
         self._pause_on_dead_letters = pause_on_dead_letters
@@ -114,9 +125,12 @@ class Sidecar:
             identity or OutputIdentity(settings.pipeline_hash, settings.step),
             attempts_allowed=settings.attempts,
         )
-        self._roster: FragmentRoster = Roster(settings.handout_depth)
+        self._roster: FragmentRoster = Roster(settings.handout_depth, settings.attempts)
         self._upstream = upstream(self._ledger)
         self._faults = StoreFaults(store, settings.output_bucket, store_patience)
+        self._shortages = Shortages(volume_patience)
+        self._freight = Freight(settings.frame_limit)
+        self._budget: VolumeBudget | None = None
         self._stop = trio.Event()
         self._killed = trio.Event()
         self.over = trio.Event()
@@ -166,6 +180,16 @@ class Sidecar:
     def window(self) -> int:
         """How many fragments may be in flight; 0 before the work begins."""
         return self._intake.window if self._intake else 0
+
+    @property
+    def volume_held(self) -> int:
+        """How many bytes of input files are on the volume, or on their way there."""
+        return self._budget.held if self._budget else 0
+
+    @property
+    def volume_budget(self) -> float:
+        """How many of them there may be: infinite without a bound, and 0 before the work begins."""
+        return self._budget.limit if self._budget else 0
 
     def in_flight(self) -> list[FragmentEntry]:
         """Return what has been let in and is not settled."""
@@ -249,6 +273,7 @@ class Sidecar:
     async def _serve(self, volume: Volume, inputs: Listener, outputs: Listener) -> None:
         """Serve the input socket around everything else, so that whoever connects hears the kill message in the end."""
         settings = self._settings
+        to_collect, partings = trio.open_memory_channel[Parting](math.inf)
         handout = Handout(
             listener=inputs,
             ledger=self._ledger,
@@ -258,8 +283,13 @@ class Sidecar:
             return_timeout=settings.transformation_return_timeout,
             kill_timeout=settings.kill_timeout,
             kill_on_error=settings.kill_on_error,
+            hangs=Hangs(
+                settings.fragment_timeout,
+                self._roster,
+                to_collect.send_nowait,
+                self._end_transformation,
+            ),
         )
-        to_collect, partings = trio.open_memory_channel[Parting](math.inf)
         async with trio.open_nursery() as around:
             around.start_soon(handout.serve, to_collect)
             around.start_soon(self._prepare_store, volume)
@@ -324,6 +354,7 @@ class Sidecar:
         """Join the stages, start each with its ends, and return when the last has returned."""
         settings, store, ledger = self._settings, self._store, self._ledger
         faults, tally = self._faults, self._tally
+        self._budget = budget = VolumeBudget(settings.volume_budget, volume.available)
         self._intake = intake = Intake(
             consumer=consumer,
             broker=broker,
@@ -334,20 +365,33 @@ class Sidecar:
             attempts_allowed=settings.attempts,
             pause_on_dead_letters=self._pause_on_dead_letters,
             standstill_after=self._standstill_after,
+            allow_more_bytes=budget.allow_more,
         )
-        download = Download(store=store, volume=volume, ledger=ledger, faults=faults, tally=tally)
+        download = Download(
+            store=store,
+            volume=volume,
+            budget=budget,
+            shortages=self._shortages,
+            ledger=ledger,
+            faults=faults,
+            tally=tally,
+        )
         self._collect = collect = Collect(
             listener=outputs,
             volume=volume,
             ledger=ledger,
             roster=self._roster,
             tally=tally,
+            shortages=self._shortages,
+            freight=self._freight,
             output_queue=settings.output_queue,
             queue_mapping=settings.queue_mapping,
             frame_limit=settings.frame_limit,
             kill_timeout=settings.kill_timeout,
             return_timeout=settings.transformation_return_timeout,
-            blame_after=self._blame_after,
+            deaths=Deaths(
+                ledger=ledger, roster=self._roster, tally=tally, blame_after=self._blame_after
+            ),
         )
         upload = Upload(
             store=store,
@@ -355,12 +399,15 @@ class Sidecar:
             ledger=ledger,
             faults=faults,
             tally=tally,
+            shortages=self._shortages,
+            freight=self._freight,
             bucket=settings.output_bucket,
         )
         publish = Publish(
             broker=broker,
             ledger=ledger,
             tally=tally,
+            freight=self._freight,
             step=settings.step,
             lineage_queue=settings.lineage_queue if settings.lineage else None,
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import struct
 import termios
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import trio
@@ -21,9 +23,10 @@ from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
-__all__ = ["Listener", "Peer", "check_unused", "state_of_socket"]
+__all__ = ["LOOK_EVERY", "Listener", "Peer", "check_unused", "most_connections", "state_of_socket"]
 
 _log = get_log(__name__)
 
@@ -32,34 +35,52 @@ _BACKLOG = 128
 #: What accept() may fail with while the listener is sound (accept(2)), and the pause before the next attempt.
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_PAUSE = 0.1
+#: Seconds between two lines about it, and about all else that keeps the transformation from connecting.
+_SAY_EVERY = 60.0
+#: Seconds between two looks at whether the socket is still where the transformation looks for it.
+LOOK_EVERY = 5.0
+#: The share of the allowed descriptors that the connections of one socket may hold, and the most and the fewest that these are:
+#: a step that connects without end must not take those that downloads and uploads need.
+_CONNECTIONS_SHARE = 8
+_CONNECTIONS_BETWEEN = 16, 4096
 #: A step's frames are a few hundred bytes, and come two at a time.
 _READ_SIZE = 64 * 1024
 # One buffer for all connections: whatever is read is looked at before anything else is.
 _read_view = memoryview(bytearray(_READ_SIZE))
 
 
+def most_connections() -> int:
+    """Return how many connections one socket may have open at a time, by what this process is allowed."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fewest, most = _CONNECTIONS_BETWEEN
+    if allowed == resource.RLIM_INFINITY:
+        return most
+    return min(max(allowed // _CONNECTIONS_SHARE, fewest), most)
+
+
 class Listener:
     """A listening Unix socket in the volume. Use as a context manager; leaving removes its file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, most: int | None = None) -> None:
         """Listen at `path`, in the place of a socket that a dead process has left there.
 
         The socket is open to every user: the transformation may run as another one than the sidecar (contract, section 5).
+        `most` is how many connections are open at a time, by default `most_connections`; further ones wait to be accepted.
 
         Raises:
             VolumeUnusable: something else is in its place, or it cannot be made.
         """
         self.path = path
+        self._said_at = -_SAY_EVERY
+        self._most = most_connections() if most is None else most
+        self._open = 0
+        self._one_closed = trio.Event()
+        self._waiting: deque[socket.socket] = deque()
+        """Connections to a socket that was taken away since."""
         _make_way(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.setblocking(False)
-            self._socket.bind(path)
-            self._status = os.stat(path)
-            os.chmod(path, 0o777)
-            self._socket.listen(_BACKLOG)
+            self._socket, self._status = _listen(path)
         except OSError as error:
-            self._socket.close()
             raise VolumeUnusable(f"cannot listen at {path}: {error.strerror or error}") from None
 
     def __enter__(self) -> Self:
@@ -67,43 +88,118 @@ class Listener:
 
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
-        try:
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self._status.st_dev, self._status.st_ino):
+        while self._waiting:
+            self._waiting.popleft().close()
+        # Where it is gone, or cannot be looked at, there is nothing of ours to remove.
+        with suppress(OSError):
+            if self._is_ours(os.lstat(self.path)):
                 os.unlink(self.path)
-        except FileNotFoundError:
-            pass
 
     async def accept(self) -> Peer:
         """Return the next connection."""
         await trio.lowlevel.checkpoint()
         while True:
+            if self._open >= self._most:
+                await self._wait_for_a_close()
+                continue
             try:
-                connection, _ = self._socket.accept()
+                return self._accept()
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
+                with trio.move_on_after(LOOK_EVERY):
+                    await trio.lowlevel.wait_readable(self._socket)
+                    continue
+                self.look_after_path()
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
-                _log.warning("cannot accept a connection", path=self.path, reason=str(error))
+                if self._may_tell():
+                    _log.warning(
+                        "cannot accept a connection; trying again",
+                        path=self.path,
+                        reason=error.strerror,
+                    )
                 await trio.sleep(_NO_ROOM_PAUSE)
-            else:
-                return Peer(connection)
 
     def accept_nowait(self) -> Peer | None:
-        """Return a connection that waits to be accepted, or None."""
+        """Return a connection that waits to be accepted, or None; None too where as many are open as may be."""
+        if self._open >= self._most:
+            return None
         try:
-            return Peer(self._socket.accept()[0])
+            return self._accept()
         except OSError:
             return None
 
+    def look_after_path(self) -> None:
+        """See to it that whoever looks for the socket at its path finds it: if it was taken away, it is made again."""
+        try:
+            if self._is_ours(os.lstat(self.path)):
+                return
+            reason = "something else is in its place"
+        except FileNotFoundError:
+            try:
+                again, status = _listen(self.path)
+            except OSError as error:
+                reason = error.strerror or str(error)
+            else:
+                with suppress(OSError):
+                    while True:
+                        self._waiting.append(self._socket.accept()[0])
+                self._socket.close()
+                self._socket, self._status = again, status
+                _log.warning(
+                    "the socket was taken away; listening at its path again", path=self.path
+                )
+                return
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if self._may_tell():
+            _log.warning(
+                "the socket was taken away, and cannot be made again",
+                path=self.path,
+                reason=reason,
+            )
+
+    def _accept(self) -> Peer:
+        connection = self._waiting.popleft() if self._waiting else self._socket.accept()[0]
+        self._open += 1
+        return Peer(connection, self._note_close)
+
+    def _note_close(self) -> None:
+        self._open -= 1
+        self._one_closed.set()
+
+    async def _wait_for_a_close(self) -> None:
+        if self._may_tell():
+            _log.warning(
+                "too many connections; further ones wait until one closes",
+                path=self.path,
+                open=self._open,
+            )
+        self._one_closed = trio.Event()
+        with trio.move_on_after(_SAY_EVERY):
+            await self._one_closed.wait()
+
+    def _is_ours(self, found: os.stat_result) -> bool:
+        return (found.st_dev, found.st_ino) == (self._status.st_dev, self._status.st_ino)
+
+    def _may_tell(self) -> bool:
+        """Tell whether it is time for a line about what keeps the transformation from connecting."""
+        now = trio.current_time()
+        if now - self._said_at < _SAY_EVERY:
+            return False
+        self._said_at = now
+        return True
+
 
 class Peer:
-    """One connection of the transformation."""
+    """One connection of the transformation; `on_close` is called once, when it is closed on this side."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(
+        self, connection: socket.socket, on_close: Callable[[], object] = lambda: None
+    ) -> None:
         connection.setblocking(False)
         self._socket = connection
+        self._on_close = on_close
         self._unsent: deque[memoryview] = deque()
         self._to_send = trio.Event()
         self._sending = trio.Lock()
@@ -203,6 +299,7 @@ class Peer:
             self.closed = True
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            self._on_close()
 
 
 SocketState: TypeAlias = Literal["absent", "left", "used", "foreign"]
@@ -247,6 +344,21 @@ def check_unused(path: str) -> None:
     if state == "foreign":
         kind = "directory" if os.path.isdir(path) else "file that is no socket"
         raise VolumeUnusable(f"{path} is a {kind}; the sidecar's socket belongs there, remove it")
+
+
+def _listen(path: str) -> tuple[socket.socket, os.stat_result]:
+    """Make a listening socket at a path that is free, and return it with the status of its file."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.bind(path)
+        status = os.stat(path)
+        os.chmod(path, 0o777)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening, status
 
 
 def _make_way(path: str) -> None:

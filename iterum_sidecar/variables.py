@@ -27,8 +27,13 @@ _GO_BOOLEANS = {
 }
 
 
+#: What bytes may be counted in (Kubernetes' "Resource Management", and K for k).
+_UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 #: A short string of AMQP 0-9-1.
 LONGEST_QUEUE_NAME = 255
+#: NAME_MAX of every file system that is in use (limits.h), in bytes.
+LONGEST_COMPONENT = 255
 #: A name of labels of up to 63 characters (RFC 1035), or an address.
 _HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
@@ -78,6 +83,20 @@ def _header_secret(value: str) -> Secret:
     if not (value.isascii() and value.isprintable()):
         raise WrongValue("it holds a character that no header may hold")
     return Secret(value)
+
+
+def _bucket(value: str) -> str:
+    """Read a bucket's name, of the characters that need no quoting in a URL."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", value) or not value.strip("."):
+        raise WrongValue
+    return value
+
+
+def _region(value: str) -> str:
+    """Read a region's name, which is a part of every signature."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise WrongValue
+    return value
 
 
 def _host_name(value: str) -> str:
@@ -132,6 +151,16 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(value)
 
     return read
+
+
+def _bytes(value: str) -> int | None:
+    """Read a number of bytes with one of Kubernetes' units or none; None for an empty value."""
+    if value == "":
+        return None
+    found = re.fullmatch(r"([0-9]{1,18})([kKMGTP]|[KMGTP]i)?", value)
+    if found is None:
+        raise WrongValue
+    return int(found[1]) * _UNITS[found[2] or ""]
 
 
 def _seconds(value: str) -> float:
@@ -211,13 +240,27 @@ def _iterum_config(value: str) -> IterumConfig:
         raise WrongValue(str(error)) from None
     for channel, queue in (config.queue_mapping or {}).items():
         if not 0 < len(queue.encode()) <= LONGEST_QUEUE_NAME:
-            raise WrongValue(f"the queue of channel {channel!r} is not a queue's name")
-    for name, file in (config.config_files or {}).items():
-        try:
-            _relative_directory(file)
-        except WrongValue:
-            raise WrongValue(f"config file {name!r} leads out of its directory") from None
+            raise WrongValue(f"the queue of channel {channel[:80]!r} is not a queue's name")
+    _check_config_files(config.config_files or {})
     return config
+
+
+def _check_config_files(files: dict[str, str]) -> None:
+    places: dict[str, str] = {}
+    for name, file in files.items():
+        try:
+            place = _relative_directory(file)
+        except WrongValue:
+            raise WrongValue(f"config file {name[:80]!r} leads out of its directory") from None
+        if any(len(part.encode()) > LONGEST_COMPONENT for part in place.split("/")):
+            raise WrongValue(f"config file {name[:80]!r} has a longer name than any file may have")
+        places[place] = name
+    for place, name in places.items():
+        for parent in (place[: end.start()] for end in re.finditer("/", place)):
+            if parent in places:
+                raise WrongValue(
+                    f"config file {places[parent][:80]!r} is a directory of config file {name[:80]!r}"
+                )
 
 
 CONTRACT: tuple[Variable, ...] = (
@@ -346,7 +389,7 @@ CONTRACT: tuple[Variable, ...] = (
     Variable(
         "MINIO_OUTPUT_BUCKET",
         ("output_bucket",),
-        _text,
+        _bucket,
         None,
         "the bucket for this step's output; made if missing",
     ),
@@ -361,6 +404,13 @@ EXTENSIONS: tuple[Variable, ...] = (
         "a whole number from 1 to 1000: deaths of the transformation on one fragment before it is dead-lettered",
     ),
     Variable(
+        "SIDECAR_FRAGMENT_TIMEOUT",
+        ("fragment_timeout",),
+        _seconds,
+        "0",
+        "seconds that a connection of the transformation has to finish a fragment; 0: as long as it likes",
+    ),
+    Variable(
         "SIDECAR_DRAIN_SECONDS",
         ("drain_seconds",),
         _seconds,
@@ -373,6 +423,13 @@ EXTENSIONS: tuple[Variable, ...] = (
         _whole(1, 4096),
         "1",
         "a whole number from 1 to 4096: fragments that one connection holds at a time",
+    ),
+    Variable(
+        "SIDECAR_VOLUME_BUDGET",
+        ("volume_budget",),
+        _bytes,
+        "",
+        "bytes, such as 10G or 512Mi: input files on the volume at a time; 0: no bound; empty: half of what is free at the start",
     ),
     Variable(
         "SIDECAR_FRAME_LIMIT",
@@ -417,7 +474,7 @@ EXTENSIONS: tuple[Variable, ...] = (
         "seconds to wait for the broker or the store; 0: for ever",
     ),
     Variable(
-        "SIDECAR_S3_REGION", ("s3_region",), _text, "us-east-1", "the region of the object store"
+        "SIDECAR_S3_REGION", ("s3_region",), _region, "us-east-1", "the region of the object store"
     ),
     Variable(
         "SIDECAR_S3_SESSION_TOKEN",

@@ -14,10 +14,12 @@ can be read in one place.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +30,7 @@ from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.telemetry.probe import OWN_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterator
     from typing import Self
 
 __all__ = ["OUR_WANT", "OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
@@ -40,10 +42,15 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 #: Errors that say nothing of the path, but that this process or the machine has no descriptor or memory free (open(2)).
-OUR_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
+OUR_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+
+#: From so many bytes on a file is looked at for holes.
+_LARGE = 1 << 30
 
 #: The share of the allowed descriptors that results may hold; sockets and files being moved need the rest.
 _RESULTS_SHARE = 4
+#: The share that one stage may open to move files; the store's connections and the transformation's need the rest.
+_MOVING_SHARE = 16
 
 
 class PathRefused(ValueError):
@@ -91,12 +98,40 @@ class TakenFile:
         return True
 
     def open(self) -> int:
-        """Return a descriptor to read the file from; it is valid until `release`."""
+        """Return a descriptor to read the file from; it is valid until `release`.
+
+        Raises:
+            PathRefused: the link by which it is held leads to something else by now.
+            OSError: of `OUR_WANT`; it can be opened later.
+        """
         if self._descriptor is None:
             if self._link is None:
                 raise AssertionError(f"{self.path} was released")
-            self._descriptor = os.open(self._link, _EXISTING_FILE, dir_fd=self._results)
+            self._descriptor = self._open_link(self._link)
         return self._descriptor
+
+    def _open_link(self, link: str) -> int:
+        """Open the file by its link; the transformation, which can write there too, may have put something else in its place."""
+        reason = "it is another file"
+        try:
+            descriptor = os.open(link, _EXISTING_FILE, dir_fd=self._results)
+        except OSError as error:
+            if error.errno in OUR_WANT:
+                raise
+            reason = error.strerror or str(error)
+        else:
+            if _identity(os.fstat(descriptor))[:2] == self.identity[:2]:
+                return descriptor
+            os.close(descriptor)
+        raise PathRefused(
+            f"{self.path} was changed in the sidecar's own directory, {OWN_DIRECTORY}: {reason}"
+        )
+
+    def rest(self) -> None:
+        """Give back the descriptor while nothing is read, if there is a link to open the file by again."""
+        if self._link is not None and self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def has_changed(self) -> bool:
         """Whether the file was written to since it was taken, as far as its size and time of change tell."""
@@ -114,7 +149,8 @@ class TakenFile:
             os.close(descriptor)
         link, self._link = self._link, None
         if link is not None:
-            os.unlink(link, dir_fd=self._results)
+            # Whatever has been put there may be anything, or nothing any more.
+            remove_tree(link, self._results)
 
 
 class Volume:
@@ -136,9 +172,13 @@ class Volume:
         self._lives = count(1)
         self._links = count(1)
         self._told_of_left_overs = False
+        self._postponed: list[Callable[[], None]] = []
+        """What could not be removed for want of a descriptor, and is removed with what is removed next."""
         self._held: set[TakenFile] = set()
         self._descriptors_held = 0
-        self._descriptors_allowed = _raise_descriptor_limit() // _RESULTS_SHARE
+        allowed = _raise_descriptor_limit()
+        self._descriptors_allowed = allowed // _RESULTS_SHARE
+        self._descriptors_to_move = max(1, allowed // _MOVING_SHARE)
         try:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -165,24 +205,45 @@ class Volume:
         """Let go of all that is held, remove what is the sidecar's own, and close the volume."""
         for taken in tuple(self._held):
             self.release(taken)
+        self._remove_postponed()
         for name, descriptor in (("fragments", self._fragments), ("results", self._results)):
             os.close(descriptor)
             self._remove_if_allowed(name, self._own)
         os.close(self._own)
-        try:
+        # Something else has been put into it or in its place, which is not ours to remove, or somebody has removed it.
+        with suppress(OSError):
             os.rmdir(OWN_DIRECTORY, dir_fd=self._root)
-        except OSError as error:
-            # Something else has been put into it, which is not ours to remove.
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
-                raise
         os.close(self._root)
+
+    # -- what there is
+
+    def available(self) -> int | None:
+        """Return how many bytes are free for who is not root; None where the file system does not tell."""
+        found = os.fstatvfs(self._root)
+        return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+    def capacity(self) -> float:
+        """Return the size of the whole file system in bytes; infinite where it does not tell."""
+        found = os.fstatvfs(self._root)
+        return found.f_blocks * found.f_frsize or math.inf
+
+    def may_hold(self, size: int) -> bool:
+        """Whether so many bytes more are free now, as far as the file system tells."""
+        found = os.fstatvfs(self._root)
+        return found.f_blocks == 0 or size <= found.f_bfree * found.f_frsize
+
+    def files_at_a_time(self, groups: int, files: int) -> tuple[int, int]:
+        """Return how many groups of how many files may be moved at a time: as wished, or as many as may be open."""
+        groups = min(groups, self._descriptors_to_move)
+        return groups, min(files, self._descriptors_to_move // groups)
 
     # -- fragments
 
     def make_workspace(self) -> Workspace:
         """Make the directory of one fragment."""
         name = format(next(self._lives), "x")
-        os.mkdir(name, dir_fd=self._fragments)
+        with self._explaining_absence():
+            os.mkdir(name, dir_fd=self._fragments)
         return Workspace(name, f"{self.root.rstrip('/')}/{OWN_DIRECTORY}/fragments/{name}")
 
     def create_file(self, workspace: Workspace, name: str) -> int:
@@ -196,7 +257,8 @@ class Volume:
         *parents, last = parts = name.split("/")
         if not {"", ".", ".."}.isdisjoint(parts):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
-        directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
+        with self._explaining_absence():
+            directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
         try:
             for parent in parents:
                 inner = self._make_directory(parent, directory)
@@ -208,6 +270,7 @@ class Volume:
 
     def remove_workspace(self, workspace: Workspace, names: list[str]) -> None:
         """Remove the directory of a fragment with everything in it; `names` are the files that we put there."""
+        self._remove_postponed()
         try:
             if len(names) == 1 and "/" not in names[0]:
                 directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
@@ -241,6 +304,11 @@ class Volume:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise PathRefused(f"{path[:200]!r} is not a regular file")
+        if status.st_size > _LARGE and self._must_have_holes(descriptor, status.st_size):
+            os.close(descriptor)
+            raise PathRefused(
+                f"{path[:200]!r} has {status.st_size:,} bytes, most of them holes: more than the volume can hold"
+            )
         joined = "/".join(relative)
         # An input file stays until its fragment is settled: it may be handed out again.
         removable = relative[0] != OWN_DIRECTORY and not any(
@@ -254,6 +322,11 @@ class Volume:
         self._held.add(taken)
         return taken
 
+    @property
+    def holds_results(self) -> bool:
+        """Whether any result is held, which is let go of when it is stored."""
+        return bool(self._held)
+
     def release(self, taken: TakenFile) -> None:
         """Let go of a file that was taken. Calling it again changes nothing."""
         if taken in self._held:
@@ -263,6 +336,7 @@ class Volume:
 
     def remove_results(self, results: list[TakenFile]) -> None:
         """Remove the own paths of results, and empty the list."""
+        self._remove_postponed()
         for taken in results:
             self.remove_result(taken)
         results.clear()
@@ -274,7 +348,9 @@ class Volume:
         *parents, last = taken.path.split("/")
         try:
             directory = self._walk(parents)
-        except OSError:
+        except OSError as error:
+            if error.errno in OUR_WANT:
+                self._postponed.append(partial(self.remove_result, taken))
             return
         try:
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
@@ -309,12 +385,34 @@ class Volume:
 
     # -- within
 
+    @contextmanager
+    def _explaining_absence(self) -> Iterator[None]:
+        """Say what it means that a directory is gone in which nobody else has any business."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            own = os.path.join(self.root, OWN_DIRECTORY)
+            raise VolumeUnusable(
+                f"{own} was removed, or something in it, while the sidecar was at work: it is the sidecar's own;"
+                " a new start makes it again"
+            ) from None
+
     def _remove_if_allowed(self, name: str, parent: int) -> None:
         """Remove a tree, or say once that it cannot be: what a root transformation wrote only root can remove."""
         try:
             remove_tree(name, parent)
         except OSError as error:
+            if error.errno in OUR_WANT:
+                self._postponed.append(partial(self._remove_if_allowed, name, parent))
+                return
             self._tell_of_left_over(f"{OWN_DIRECTORY}/…/{error.filename}", error)
+
+    def _remove_postponed(self) -> None:
+        if self._postponed:
+            postponed, self._postponed = self._postponed, []
+            while postponed and not self._postponed:
+                postponed.pop()()
+            self._postponed += postponed
 
     def _tell_of_left_over(self, path: str, error: OSError) -> None:
         if not self._told_of_left_overs:
@@ -325,7 +423,15 @@ class Volume:
                 reason=error.strerror,
             )
 
+    def _must_have_holes(self, descriptor: int, size: int) -> bool:
+        """Tell whether a file is larger than its file system and has holes, without which a compressing one could hold it."""
+        return size > self.capacity() and os.lseek(descriptor, 0, os.SEEK_HOLE) < size
+
     def _relative(self, path: str) -> list[str]:
+        if len(path) > MAX_LOCAL_PATH_BYTES:
+            raise PathRefused(
+                f"{path[:200]!r} is longer than the {MAX_LOCAL_PATH_BYTES} bytes that a path may have"
+            )
         for prefix in self._prefixes:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"/", ""}:
                 parts = [part for part in path[len(prefix) :].split("/") if part not in {"", "."}]
@@ -351,7 +457,8 @@ class Volume:
         except OSError as error:
             if error.errno in OUR_WANT:
                 raise
-            raise PathRefused(f"{shown[:200]!r} cannot be opened: {error.strerror}") from None
+            reason = "it is leased" if error.errno == errno.EAGAIN else error.strerror
+            raise PathRefused(f"{shown[:200]!r} cannot be opened: {reason}") from None
 
     def _walk(self, parents: list[str]) -> int:
         directory = self._root

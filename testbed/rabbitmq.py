@@ -1,4 +1,7 @@
-"""A RabbitMQ node of one's own, on free ports, with its data under a directory that is given."""
+"""A RabbitMQ node of one's own, on free ports, with its data under a directory that is given.
+
+`running_rabbitmq` runs the one that is installed here; `testbed.rabbitmq4` runs a newer one in the same way.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from testbed.ports import LOCAL, accepts_connections, free_ports
 from testbed.process import Process, ProcessFailed, running
@@ -20,21 +24,86 @@ if TYPE_CHECKING:
 
     from testbed.tls import Tls
 
-__all__ = ["RabbitMQ", "RabbitMQMissing", "running_rabbitmq"]
+__all__ = [
+    "Depth",
+    "Installation",
+    "RabbitMQ",
+    "RabbitMQMissing",
+    "running_node",
+    "running_rabbitmq",
+]
 
 USER = "rabbitmq"
 PLACES = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 START_SECONDS = 60
+STOP_SECONDS = 60
+#: A call of rabbitmqctl starts an Erlang of its own, which takes a second or two; one that a frozen node leaves waiting fails.
+CTL_SECONDS = 60
+#: A share of the machine's memory that every node is over, and one that none is.
+NO_MEMORY, ENOUGH_MEMORY = "0.0001", "0.9"
 
 
 class RabbitMQMissing(Exception):
     """No RabbitMQ is installed; the message says what to install."""
 
+
+class Depth(NamedTuple):
+    """How many messages of a queue are ready, and how many are delivered and not acknowledged."""
+
+    ready: int
+    unacknowledged: int
+
+
+class Installation(Protocol):
+    """RabbitMQ's programs, and how they are called."""
+
+    @property
+    def user(self) -> str | None:
+        """The user as whom a command must be started; None: as whom we are."""
+        ...
+
+    def home(self, directory: Path) -> Path:
+        """Return what a node's directory is called where its programs see it."""
+        ...
+
+    def command(self, directory: Path, program: str, *arguments: str) -> list[str]:
+        """Return the command that runs one of the programs for the node in `directory`."""
+        ...
+
+    def hand_over(self, directory: Path) -> None:
+        """Give a node's directory, and all in it, to whom the node runs as."""
+        ...
+
+
+class InstalledHere:
+    """The RabbitMQ of this machine; as root, its programs run as the user rabbitmq."""
+
     def __init__(self) -> None:
-        super().__init__(
-            "RabbitMQ is not installed: install the package rabbitmq-server (Debian, Ubuntu: apt-get install"
-            " rabbitmq-server; Fedora: dnf install rabbitmq-server; macOS: brew install rabbitmq)"
-        )
+        self._scripts = scripts()
+        self.user = USER if os.getuid() == 0 else None
+
+    def home(self, directory: Path) -> Path:
+        """Return the directory as it is."""
+        return directory
+
+    def command(self, directory: Path, program: str, *arguments: str) -> list[str]:
+        """Return the command that runs one of the programs."""
+        beside = self._scripts / program
+        return [str(beside) if beside.exists() else program, *arguments]
+
+    def hand_over(self, directory: Path) -> None:
+        """Give the directory to the user rabbitmq, who must be able to reach it."""
+        if self.user is None:
+            return
+        account = pwd.getpwnam(self.user)
+        for parent in directory.resolve().parents:
+            mode = parent.stat()
+            if mode.st_uid != account.pw_uid and not mode.st_mode & stat.S_IXOTH:
+                raise ProcessFailed(
+                    f"{parent} lets nobody in but its owner (mode {mode.st_mode & 0o777:o}), and RabbitMQ runs as"
+                    f" {self.user}: chmod it to 711, or give another directory"
+                )
+        give_all(directory, account.pw_uid, account.pw_gid)
 
 
 def scripts() -> Path:
@@ -44,8 +113,17 @@ def scripts() -> Path:
             return Path(place)
     found = shutil.which("rabbitmq-server")
     if found is None or shutil.which("epmd") is None:
-        raise RabbitMQMissing
+        raise RabbitMQMissing(
+            "RabbitMQ is not installed: install the package rabbitmq-server (Debian, Ubuntu: apt-get install"
+            " rabbitmq-server; Fedora: dnf install rabbitmq-server; macOS: brew install rabbitmq)"
+        )
     return Path(found).resolve().parent
+
+
+def give_all(directory: Path, user: int, group: int) -> None:
+    """Give a directory and all in it to a user and a group, by their numbers."""
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, user, group, follow_symlinks=False)
 
 
 class RabbitMQ:
@@ -54,15 +132,20 @@ class RabbitMQ:
     host = LOCAL
 
     def __init__(
-        self, directory: Path, *, tls: Tls | None, configuration: str, plugins: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        installation: Installation,
+        tls: Tls | None,
+        configuration: str,
+        plugins: Sequence[str] = (),
     ) -> None:
-        self.port, self.tls_port, self._epmd_port, distribution = free_ports(4)
+        self.port, self.tls_port, self.epmd_port, distribution = free_ports(4)
         self.url = f"amqp://guest:guest@{LOCAL}:{self.port}/"
         self.tls_url = f"amqps://guest:guest@localhost:{self.tls_port}/"
         self.log = directory / "rabbitmq.log"
+        self.installation = installation
         self._directory = directory
-        self._scripts = scripts()
-        self._user = USER if os.getuid() == 0 else None
         self._node: Process | None = None
         (directory / "data").mkdir(parents=True, exist_ok=True)
         (directory / "rabbitmq.conf").write_text(
@@ -74,25 +157,25 @@ class RabbitMQ:
         if not cookie.exists():
             cookie.write_text(secrets.token_hex(10), encoding="ascii")
             cookie.chmod(0o400)
-        if self._user is not None:
-            hand_over(directory, self._user)
-        self._environment = {
+        installation.hand_over(directory)
+        home = installation.home(directory)
+        self.environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
-            "HOME": str(directory),
+            "HOME": str(home),
             "ERL_EPMD_ADDRESS": LOCAL,
-            "ERL_EPMD_PORT": str(self._epmd_port),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "none.config"),
-            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": str(directory / "empty.conf"),
+            "ERL_EPMD_PORT": str(self.epmd_port),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "none.config"),
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(home / "empty.conf"),
             "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(directory / "data"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(home / "data"),
             "RABBITMQ_LOGS": "-",
-            "RABBITMQ_LOG_BASE": str(directory / "data"),
-            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(home / "data"),
+            "RABBITMQ_MNESIA_BASE": str(home / "data"),
             "RABBITMQ_NODENAME": f"node{self.port}@localhost",
-            "RABBITMQ_PID_FILE": str(directory / "data" / "pid"),
+            "RABBITMQ_PID_FILE": str(home / "data" / "pid"),
         }
 
     def _configuration(self, tls: Tls | None) -> str:
@@ -115,18 +198,25 @@ class RabbitMQ:
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on this node and return what it printed; raise ProcessFailed when it fails."""
-        account = None if self._user is None else pwd.getpwnam(self._user)
-        result = subprocess.run(
-            [str(self._scripts / "rabbitmqctl"), "--quiet", *arguments],
-            env=self._environment,
-            cwd=self._directory,
-            user=None if account is None else account.pw_uid,
-            group=None if account is None else account.pw_gid,
-            extra_groups=None if account is None else [],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        user = self.installation.user
+        account = None if user is None else pwd.getpwnam(user)
+        try:
+            result = subprocess.run(
+                self.installation.command(self._directory, "rabbitmqctl", "--quiet", *arguments),
+                env=self.environment,
+                cwd=self._directory,
+                user=None if account is None else account.pw_uid,
+                group=None if account is None else account.pw_gid,
+                extra_groups=None if account is None else [],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=CTL_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(
+                f"rabbitmqctl {' '.join(arguments)}: no answer within {CTL_SECONDS} s"
+            ) from None
         if result.returncode != 0:
             raise ProcessFailed(
                 f"rabbitmqctl {' '.join(arguments)}: {result.stdout}{result.stderr}"
@@ -138,11 +228,11 @@ class RabbitMQ:
         if self._node is not None:
             raise RuntimeError("the node runs already")
         self._node = Process(
-            [str(self._scripts / "rabbitmq-server")],
+            self.installation.command(self._directory, "rabbitmq-server"),
             log=self.log,
-            environment=self._environment,
+            environment=self.environment,
             cwd=self._directory,
-            user=self._user,
+            user=self.installation.user,
         )
         try:
             self._node.wait_until(
@@ -160,19 +250,90 @@ class RabbitMQ:
             self._node.close()
             self._node = None
 
+    def stop(self) -> None:
+        """End the node as an administrator would: it says goodbye to whoever is connected."""
+        if self._node is None:
+            raise RuntimeError("the node does not run")
+        # To Erlang itself: of the script around it, 4.3's ends at a signal without passing it on where /bin/sh is dash.
+        os.kill(self._erlang(), signal.SIGTERM)
+        self._node.wait(STOP_SECONDS)
+        self.kill()
 
-def hand_over(directory: Path, user: str) -> None:
-    """Give the directory and all in it to a user, who must be able to reach it."""
-    account = pwd.getpwnam(user)
-    for parent in directory.resolve().parents:
-        mode = parent.stat()
-        if mode.st_uid != account.pw_uid and not mode.st_mode & stat.S_IXOTH:
-            raise ProcessFailed(
-                f"{parent} lets nobody in but its owner (mode {mode.st_mode & 0o777:o}), and RabbitMQ runs as"
-                f" {user}: chmod it to 711, or give another directory"
-            )
-    for path in (directory, *directory.rglob("*")):
-        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    def restart(self) -> None:
+        """Stop the node in order, and start it."""
+        self.stop()
+        self.start()
+
+    def crash(self) -> None:
+        """Kill the node, and start it."""
+        self.kill()
+        self.start()
+
+    def _erlang(self) -> int:
+        return int((self._directory / "data" / "pid").read_text(encoding="ascii"))
+
+    def stop_app(self) -> None:
+        """Let the node refuse connections, while its Erlang goes on."""
+        self.ctl("stop_app")
+
+    def start_app(self) -> None:
+        """Let the node take connections again after `stop_app`."""
+        self.ctl("start_app")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the node's process for the length of the block: its connections stand, and nothing moves on them."""
+        erlang = self._erlang()
+        os.kill(erlang, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(erlang, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def short_of_memory(self) -> Iterator[None]:
+        """Let the node block whoever publishes (`connection.blocked`) for the length of the block."""
+        self.ctl("set_vm_memory_high_watermark", NO_MEMORY)
+        try:
+            yield
+        finally:
+            self.ctl("set_vm_memory_high_watermark", ENOUGH_MEMORY)
+
+    def close_connections(self, reason: str) -> None:
+        """Close all connections with 320 CONNECTION_FORCED and the reason."""
+        self.ctl("close_all_connections", reason)
+
+    def delete_queue(self, queue: str) -> None:
+        """Delete a queue with all that is in it."""
+        self.ctl("delete_queue", queue)
+
+    def depth(self, queue: str) -> Depth:
+        """Return how many messages a queue holds; no queue of that name holds none."""
+        columns = ("name", "messages_ready", "messages_unacknowledged")
+        for line in self.ctl("list_queues", "--no-table-headers", *columns).splitlines():
+            name, ready, unacknowledged = line.split("\t")
+            if name == queue:
+                return Depth(int(ready), int(unacknowledged))
+        return Depth(0, 0)
+
+
+@contextlib.contextmanager
+def running_node(broker: RabbitMQ, directory: Path) -> Iterator[RabbitMQ]:
+    """Run a node, and the port mapper that it is found by; kill both at the end of the block."""
+    installation = broker.installation
+    epmd = installation.command(
+        directory, "epmd", "-port", str(broker.epmd_port), "-address", LOCAL
+    )
+    log = directory / "epmd.log"
+    with running(epmd, log=log, environment=broker.environment, user=installation.user) as mapper:
+        mapper.wait_until(
+            lambda: accepts_connections(broker.epmd_port), seconds=10, what="epmd to listen"
+        )
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.kill()
 
 
 @contextlib.contextmanager
@@ -193,19 +354,12 @@ def running_rabbitmq(
         RabbitMQMissing: there is none on this machine.
         ProcessFailed: it did not start; the message ends with its log.
     """
-    broker = RabbitMQ(directory, tls=tls, configuration=configuration, plugins=plugins)
-    epmd = ["epmd", "-port", broker._environment["ERL_EPMD_PORT"], "-address", LOCAL]
-    environment = broker._environment
-    with running(
-        epmd, log=directory / "epmd.log", environment=environment, user=broker._user
-    ) as mapper:
-        mapper.wait_until(
-            lambda: accepts_connections(int(environment["ERL_EPMD_PORT"])),
-            seconds=10,
-            what="epmd to listen",
-        )
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.kill()
+    broker = RabbitMQ(
+        directory,
+        installation=InstalledHere(),
+        tls=tls,
+        configuration=configuration,
+        plugins=plugins,
+    )
+    with running_node(broker, directory) as node:
+        yield node

@@ -14,7 +14,7 @@ from iterum_sidecar.amqp.confirmations import Confirmation, Confirmations
 from iterum_sidecar.amqp.consumer import Consumer
 from iterum_sidecar.amqp.errors import AmqpError, ChannelClosed
 from iterum_sidecar.amqp.methods import Consume, DeclareQueue, DeleteQueue
-from iterum_sidecar.amqp.properties import encode_properties
+from iterum_sidecar.amqp.properties import encode_all_properties, encode_properties
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.amqp.channel_state import ChannelState
     from iterum_sidecar.amqp.deliveries import Delivery
-    from iterum_sidecar.amqp.properties import Headers
+    from iterum_sidecar.amqp.properties import Headers, Properties
 
 # A goodbye is answered in milliseconds by a broker that is well; one that is not must not hold up our end.
 CLOSE_SECONDS = 3.0
@@ -239,12 +239,14 @@ class Channel:
         expiration: str | None = None,
         timestamp: datetime | None = None,
         message_id: str | None = None,
+        properties: Properties | None = None,
     ) -> Confirmation:
         """Buffer a message, and return what will tell whether it is safe.
 
         Waits only while the broker takes no messages or the send buffer is full, and is no checkpoint otherwise.
         `expiration` is in milliseconds, as a string; floats in `headers` travel in single precision. A mandatory
-        message without a `message_id` is given one, by which its return is recognised. Raises ValueError for what
+        message without a `message_id` is given one, by which its return is recognised. `properties`, of a message that
+        came in and goes on, stand for all that are named singly. Raises ValueError for what
         AMQP cannot carry (a name over 255 bytes, headers over a frame), ChannelClosed, ConnectionLost, and
         RuntimeError on a channel that was opened without confirms.
         """
@@ -254,16 +256,21 @@ class Channel:
         if self._link.blocked is not None or self._outbox.is_full or self._state.flow_stopped:
             await self._wait_to_publish()
         self._check_open()
+        if properties is not None:
+            message_id = properties.message_id
         wire_id = message_id
         if mandatory and message_id is None:
             wire_id = confirmations.next_message_id()
-        properties = encode_properties(
-            content_type, headers, persistent, expiration, wire_id, timestamp
-        )
+        if properties is None:
+            encoded = encode_properties(
+                content_type, headers, persistent, expiration, wire_id, timestamp
+            )
+        else:
+            encoded = encode_all_properties(properties._replace(message_id=wire_id))
         number = self._number
         publish = codec.encode_publish(number, exchange, routing_key, mandatory)
         self._outbox.write_pieces(
-            codec.encode_message(publish, number, properties, body, self._link.frame_max)
+            codec.encode_message(publish, number, encoded, body, self._link.frame_max)
         )
         return confirmations.add(
             None if message_id is None else (message_id, exchange, routing_key)

@@ -33,7 +33,7 @@ class ContentAssembler:
         self._max_body_size = max_body_size
         self._method: Deliver | commands.Basic.Return | None = None
         self._properties: Properties | None = None
-        self._parts: list[bytes] = []
+        self._begun = bytearray()
         self._missing = 0
         self._last_raw = b"\x00\x00"
         self._last_properties = NO_PROPERTIES
@@ -72,15 +72,15 @@ class ContentAssembler:
         missing = self._missing - len(payload)
         if missing < 0 or self._properties is None:
             raise ProtocolViolation("more body than was announced")
-        if not missing and not self._parts:
+        if not missing and not self._begun:
             return self._complete(payload)
-        if payload:
-            self._parts.append(payload)
+        # No list of pieces: a broker may send single bytes, and each would take fifty times as much.
+        self._begun += payload
         self._missing = missing
         if missing:
             return None
-        body = b"".join(self._parts)
-        self._parts = []
+        body = bytes(self._begun)
+        self._begun = bytearray()
         return self._complete(body)
 
     def _complete(self, body: bytes) -> Message:

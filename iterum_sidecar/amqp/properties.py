@@ -6,6 +6,7 @@ a delivery; field tables and timestamps inside them are still pamqp's.
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -188,12 +189,31 @@ def encode_properties(
     return b"".join((flags.to_bytes(2), *parts))
 
 
+def encode_all_properties(properties: Properties) -> bytes:
+    """Encode the flags and property list of a message as it came, or nearly so; raises ValueError for what AMQP cannot carry."""
+    encoders: tuple[Callable[..., bytes], ...] = (
+        encode_short_string,
+        int.to_bytes,
+        _encode_headers,
+        encode.timestamp,
+    )
+    flags = 0
+    parts = []
+    for flag, index, kind in _LAYOUT:
+        value = properties[index]
+        if value is not None and (kind != _TABLE or value):
+            flags |= flag
+            parts.append(encoders[kind](value))
+    return b"".join((flags.to_bytes(2), *parts))
+
+
 def _encode_headers(headers: Headers) -> bytes:
     table = dict(headers)
-    _check_names(table)
     try:
+        _check_names(table)
         return encode.field_table(table)
-    except TypeError as error:
+    # Besides what no type fits: a double that is too large for pamqp's float, and tables that are nested too deep.
+    except (TypeError, ArithmeticError, struct.error, RecursionError) as error:
         raise ValueError(f"AMQP cannot carry these headers: {error}") from error
 
 

@@ -52,7 +52,8 @@ _TOGETHER = (
 
 #: Where a default is right for most, and has a price that one should know.
 _DEFAULTS_OF_NOTE = {
-    "MQ_PREFETCH_COUNT": "the window is found by itself; files in flight are bounded by their number alone",
+    "MQ_PREFETCH_COUNT": "the window is found by itself",
+    "SIDECAR_VOLUME_BUDGET": "half of what is free on the volume at the start is for input files, and the rest for results",
     "SIDECAR_DRAIN_SECONDS": "terminationGracePeriodSeconds must be five seconds longer, and no fragment take longer",
     "SIDECAR_SERVICE_TIMEOUT": "`run` waits for broker and store for ever, and tells so once a minute",
     "SIDECAR_QUEUE_DURABLE": "queues that are declared here are lost with all in them when the broker restarts",
@@ -118,7 +119,8 @@ def _add_notes(environment: Mapping[str, str], settings: Settings, findings: Fin
         if not environment.get(name) and getattr(settings, field) == variable.read(
             variable.default or ""
         ):
-            findings.ok(name, f"not set, so {variable.default}: {price}")
+            so = f", so {variable.default}" if variable.default else ""
+            findings.ok(name, f"not set{so}: {price}")
 
 
 def _read_what_is_right(environment: Mapping[str, str]) -> tuple[Settings, frozenset[str]]:

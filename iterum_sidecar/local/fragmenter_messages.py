@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Raw, Struct
 
-from iterum_sidecar.messages import Kill, MessageRefused
+from iterum_sidecar.messages import Kill, MessageRefused, short_string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class _Classified(Struct):
     """The keys by which a fragmenter's messages are told apart."""
 
     files: Raw = _NOTHING
-    status: Any = None
+    status: Raw = _NOTHING
 
 
 _encoder = msgspec.json.Encoder()
@@ -66,7 +66,11 @@ def decode_fragmenter_message(payload: bytes) -> Group | Kill:
     """
     try:
         message = _classifier.decode(payload)
-        if message.status == "complete" and bytes(message.files) in {b"", b"null", b"[]"}:
+        if short_string(message.status) == "complete" and bytes(message.files) in {
+            b"",
+            b"null",
+            b"[]",
+        }:
             return Kill()
         if not bytes(message.files):
             raise MessageRefused("neither a group of files nor the kill message")

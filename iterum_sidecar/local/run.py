@@ -51,6 +51,7 @@ COMMIT_EVERY = 0.05
 #: Warnings of the sidecars that are told in words of a local run.
 TOLD_OTHERWISE = frozenset(
     {
+        "a fragment was not finished in time; it is tried again",
         "a result is refused; its fragments become dead letters",
         "dead letter",
         "the transformation died; its fragment is tried again",

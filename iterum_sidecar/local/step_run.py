@@ -120,6 +120,11 @@ class StepInstance:
     _aborted: bool = False
     _log_began: int = 0
     """Where in the log the program that lives now, or lived last, began to write."""
+    _child: Child | None = None
+    _gone: trio.Event | None = None
+    """Set when nothing is left of the program that lived last."""
+    _hung: bool = False
+    """Whether it has been ended because it hung on what it had read, which is no death of its own but the fragment's."""
 
     @property
     def name(self) -> str:
@@ -235,6 +240,7 @@ class StepInstance:
             pause_on_dead_letters=False,
             blame_after=BLAME_AFTER,
             standstill_after=STANDSTILL_AFTER,
+            end_transformation=self._end_hung,
         )
 
     def _is_premature(self, predecessors: int) -> bool:
@@ -252,7 +258,7 @@ class StepInstance:
             await self._see_that_it_is_the_same()
             left_before = self._left()
             code = await self._live_once(sidecar, volume, contract)
-            if sidecar.has_said_kill:
+            if sidecar.has_said_kill and not self._hung:
                 if code != 0 and sidecar.fragments_out and not self._aborted:
                     raise self._broken(
                         f" {how_it_ended(code)} with its last {sidecar.fragments_out} fragments unfinished"
@@ -264,24 +270,39 @@ class StepInstance:
                 return
             if sidecar.over.is_set():
                 return
-            deaths = 1 if self._left() > left_before else deaths + 1
+            # What it hung on has a limit of its own, the attempts of a fragment.
+            death = 0 if self._hung else 1
+            deaths = death if self._left() > left_before else deaths + death
             if deaths >= MOST_DEATHS:
                 hint = "" if code or self._left() else " (does its program end with `.run()`?)"
                 raise self._broken(f" {how_it_ended(code)}, {deaths} times in a row{hint}")
             self.restarts += 1
             self.around.say(f"{self.name} {how_it_ended(code)}; it is started again")
-            with trio.move_on_after(min(FIRST_DELAY * 2 ** (deaths - 1), LONGEST_DELAY)):
+            delay = FIRST_DELAY * 2 ** max(deaths - 1, 0)
+            with trio.move_on_after(min(delay, LONGEST_DELAY)):
                 await sidecar.over.wait()
                 return
 
     async def _live_once(self, sidecar: Sidecar, volume: str, contract: dict[str, str]) -> int:
         """Start the transformation, and return its exit code when nothing of it is left."""
+        self._gone = gone = trio.Event()
+        self._hung = False
         try:
-            child = await self._start(volume, contract)
+            self._child = child = await self._start(volume, contract)
             return await self._wait(child, sidecar)
         finally:
+            self._child = None
             with trio.move_on_after(REMOVAL_SECONDS, shield=True):
                 await self._remove_container()
+            gone.set()
+
+    async def _end_hung(self, has_read: bool) -> None:
+        """End the transformation, which hangs, and return when nothing of it is left. It is started again like one that has died."""
+        if self._child is not None:
+            self._hung = has_read
+            self._child.kill()
+        if self._gone is not None:
+            await self._gone.wait()
 
     async def _remove_container(self) -> None:
         """See that no container goes on without whoever ran it: it would hold the volume, and its name."""

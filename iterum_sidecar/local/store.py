@@ -6,6 +6,7 @@ identity of its old content.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Final, final
 
@@ -13,11 +14,13 @@ from iterum_sidecar.config_files import CONFIG_PREFIX
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.stores.copying import FileCopier
 from iterum_sidecar.stores.directory import DirectoryStore
-from iterum_sidecar.stores.port import ObjectMissing, StoreError
+from iterum_sidecar.stores.port import ObjectMissing, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from iterum_sidecar.stores.port import Admit
 
 __all__ = ["INPUT_BUCKET", "LocalStore"]
 
@@ -25,6 +28,8 @@ __all__ = ["INPUT_BUCKET", "LocalStore"]
 INPUT_BUCKET: Final = "input"
 
 _NO_ROOM: Final = frozenset({"ENOSPC", "EDQUOT", "EFBIG", "EROFS"})
+#: What says nothing of the file: neither a descriptor nor memory is free.
+_OUR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @final
@@ -51,14 +56,14 @@ class LocalStore:
         self._config_bucket = config_bucket
         self._config_folder = os.path.abspath(config_folder)
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         """Write the object's bytes to `file` and return how many there were; as `Store.fetch`."""
         if bucket == INPUT_BUCKET:
-            return await self._fetch_input(key, file)
+            return await self._fetch_input(key, file, admit)
         if bucket == self._config_bucket:
             path = os.path.join(self._config_folder, key.removeprefix(CONFIG_PREFIX))
-            return await self._fetch_file(bucket, key, path, file)
-        return await self._objects.fetch(bucket, key, file)
+            return await self._fetch_file(bucket, key, path, file, admit)
+        return await self._objects.fetch(bucket, key, file, admit=admit)
 
     async def put(self, bucket: str, key: str, file: int, size: int) -> None:
         """Store the first `size` bytes of `file` as the object; as `Store.put`.
@@ -83,10 +88,10 @@ class LocalStore:
         """Return when the bucket exists; as `Store.check_bucket`."""
         await self._objects.check_bucket(bucket)
 
-    async def _fetch_input(self, name: str, file: int) -> int:
+    async def _fetch_input(self, name: str, file: int, admit: Admit | None) -> int:
         stamp = self._input_stamp(name)
         path = os.path.join(self._inputs, name)
-        size = await self._fetch_file(INPUT_BUCKET, name, path, file, stamp)
+        size = await self._fetch_file(INPUT_BUCKET, name, path, file, admit, stamp)
         # Again afterwards: it may have been written to while it was copied.
         try:
             found = os.stat(path)
@@ -97,11 +102,24 @@ class LocalStore:
         return size
 
     async def _fetch_file(
-        self, bucket: str, key: str, path: str, file: int, stamp: tuple[int, int] | None = None
+        self,
+        bucket: str,
+        key: str,
+        path: str,
+        file: int,
+        admit: Admit | None,
+        stamp: tuple[int, int] | None = None,
     ) -> int:
         try:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno in _OUR_WANT:
+                raise StoreUnavailable(
+                    f"{path} cannot be read now: {error.strerror}",
+                    bucket=bucket,
+                    key=key,
+                    code=errno.errorcode[error.errno],
+                ) from None
             raise ObjectMissing(
                 f"{path} cannot be read: {error.strerror}", bucket=bucket, key=key, code="NoSuchKey"
             ) from None
@@ -109,6 +127,8 @@ class LocalStore:
             found = os.fstat(source)
             if stamp is not None and (found.st_size, found.st_mtime_ns) != stamp:
                 raise _has_changed(key)
+            if admit is not None:
+                admit(found.st_size)
             copied = await self._copier.copy(source, file, found.st_size)
         finally:
             os.close(source)

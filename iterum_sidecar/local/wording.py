@@ -20,11 +20,21 @@ WARNINGS: Final = {
     " closed, and what it had in work is handed out again",
     "breach: something was sent on an input connection; closing it": "its program sent something on the socket that is for"
     " reading alone, so that connection is closed",
-    "cannot accept a connection": "its program cannot be connected to: {reason}",
+    "cannot accept a connection; trying again": "its program cannot be connected to: {reason}",
+    "the socket was taken away, and cannot be made again": "the socket {path} was removed, and cannot be made again: {reason}",
+    "the socket was taken away; listening at its path again": "the socket {path} was removed; it is there again",
+    "too many connections; further ones wait until one closes": "its program has {open} connections open, and more of them"
+    " must wait until it closes some",
+    "fragments are not finished in time; their connection is closed, and they are tried again": "its program has not finished a"
+    " fragment for {seconds} s, and is ended",
+    "the store fails at one object and not at others; asking on": "one of its files cannot be had or kept for {failing_seconds} s"
+    " now, though others can, and is tried again: {reason}",
     "the transformation holds all that may be in flight and finishes none; if it gathers,"
     " it needs a larger MQ_PREFETCH_COUNT (prefetch_count of the step)": "its program holds {window} fragments, all that its"
     " prefetch_count lets it have, and finishes none; if it gathers, raise that to {needed_at_least} or more, or leave it out",
     "the transformation is at work and finishes nothing": "its program has had work for {seconds} s and has finished none of it",
+    "waiting for a descriptor or memory to be free": "waiting for {waited_seconds} s already: {reason}",
+    "waiting for room on the volume": "waiting for {waited_seconds} s already: {path}: {reason}",
     "waiting for the transformation": "its program has not connected for {seconds} s",
     "waiting for the store": "waiting for {waited_seconds} s already: {reason}",
 }

@@ -1,19 +1,22 @@
 """Collect: read what the transformation sends, take its results before it can write over them, and note what is done.
 
 Every output connection has a task of its own. A breach of the contract on one closes that one, with one line that names the breach.
+The file is long because all that a frame can bring about is in it, so that it can be read in one place.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from iterum_sidecar.cargo import Gathering, OutputCargo
-from iterum_sidecar.entries import DeadLetterKind, State
+from iterum_sidecar.entries import DeadLetterKind
 from iterum_sidecar.exit_codes import TransformationLost, VolumeUnusable
-from iterum_sidecar.framing import FrameReader, FrameTooLong
+from iterum_sidecar.framing import FrameTooLong
 from iterum_sidecar.messages import (
+    MOST_GATHERED,
     Done,
     Failed,
     Gathers,
@@ -22,6 +25,7 @@ from iterum_sidecar.messages import (
     ResultRefused,
     decode_transformation_message,
 )
+from iterum_sidecar.output_connection import OutputConnection, UnfinishedFrames
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.volume import PathRefused
 
@@ -35,11 +39,14 @@ if TYPE_CHECKING:
         HandoutNews,
         Parting,
     )
+    from iterum_sidecar.deaths import Deaths
+    from iterum_sidecar.freight import Freight
+    from iterum_sidecar.shortages import Shortages
     from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.unix_sockets import Listener, Peer
     from iterum_sidecar.volume import TakenFile, Volume
 
-__all__ = ["BLAME_AFTER", "UPLOADS_WAITING", "Collect"]
+__all__ = ["UPLOADS_WAITING", "Collect"]
 
 _log = get_log(__name__)
 
@@ -48,25 +55,15 @@ _log = get_log(__name__)
 UPLOADS_WAITING = 64
 
 
-#: Seconds that a result waits for a free descriptor before the program ends for want of one.
+#: Reads of 64 KiB from one connection after which the others have their turn, however much there is to be read. Their frames take some
+#: 20 ms to process.
+READS_IN_ONE_GO = 4
+#: Seconds that a result waits for a free descriptor before the program ends for want of one, if no other result holds any.
 DESCRIPTOR_PATIENCE = 60.0
-#: Seconds after a death within which a stop of the sidecar makes it none: a pod that is deleted stops all of its containers in one
-#: moment, and no fragment is to blame for that.
-BLAME_AFTER = 1.0
 
 
 class _Breach(Exception):
     """The peer broke the contract; its connection is closed."""
-
-
-class _OutputConnection:
-    """One output connection: its frames, and whether it has said kill."""
-
-    def __init__(self, peer: Peer, frame_limit: int) -> None:
-        self.peer = peer
-        self.frames = FrameReader(frame_limit)
-        self.lock = trio.Lock()
-        self.said_kill = False
 
 
 class Collect:
@@ -80,29 +77,33 @@ class Collect:
         ledger: FragmentLedger,
         roster: FragmentRoster,
         tally: Tally,
+        shortages: Shortages,
+        freight: Freight,
         output_queue: str,
         queue_mapping: Mapping[str, str],
         frame_limit: int,
         kill_timeout: float,
         return_timeout: float,
-        blame_after: float = BLAME_AFTER,
+        deaths: Deaths,
     ) -> None:
-        self._blame_after = blame_after
+        self._deaths = deaths
         self._listener = listener
         self._volume = volume
         self._ledger = ledger
         self._roster = roster
         self._tally = tally
+        self._shortages = shortages
+        self._freight = freight
         self._output_queue = output_queue
         self._queue_mapping = queue_mapping
         self._frame_limit = frame_limit
         self._kill_timeout = kill_timeout
         self._return_timeout = return_timeout
-        self._open: set[_OutputConnection] = set()
-        self.kill_answered = False
-        """Whether a connection has said kill in its turn."""
-        self._deaths: list[tuple[FragmentEntry, int]] = []
-        """What was held by connections that died in the last moment."""
+        self._open: set[OutputConnection] = set()
+        self._unfinished = UnfinishedFrames(frame_limit)
+        self._told_gathering: Gathering | None = None
+        self._answers = 0
+        """How many connections have said kill."""
         self._changed = trio.Event()
 
     async def run(
@@ -141,6 +142,11 @@ class Collect:
 
     # -- the end
 
+    @property
+    def kill_answered(self) -> bool:
+        """Whether a connection has said kill in its turn."""
+        return self._answers > 0
+
     async def _await_answer(self, stop: trio.Event) -> None:
         asked = trio.current_time()
         empty_since = asked
@@ -160,8 +166,15 @@ class Collect:
         self._changed.set()
 
     def _has_ended(self, stop: trio.Event) -> bool:
-        waiting = self._roster.held or any(not each.said_kill for each in self._open)
-        return not waiting and (self.kill_answered or stop.is_set())
+        silent = sum(not each.said_kill for each in self._open)
+        if self._roster.held or (silent and not self._are_given_up(silent)):
+            return False
+        return self.kill_answered or stop.is_set()
+
+    def _are_given_up(self, silent: int) -> bool:
+        """Whether so many connections that have not said kill may be those of workers that hang: all that were told kill have answered."""
+        answered = self._answers >= self._roster.kills_said
+        return silent <= self._roster.given_up and answered and self._ledger.out() == 0
 
     def _why_lost(self, seconds: float) -> str:
         if self._open:
@@ -181,11 +194,11 @@ class Collect:
             self._admit(await self._listener.accept(), nursery)
 
     def _admit(self, peer: Peer, nursery: trio.Nursery) -> None:
-        connection = _OutputConnection(peer, self._frame_limit)
+        connection = OutputConnection(peer, self._frame_limit)
         self._open.add(connection)
         nursery.start_soon(self._attend, connection)
 
-    async def _attend(self, connection: _OutputConnection) -> None:
+    async def _attend(self, connection: OutputConnection) -> None:
         peer = connection.peer
         try:
             while not peer.closed:
@@ -196,29 +209,46 @@ class Collect:
         finally:
             peer.close()
             self._open.discard(connection)
+            self._unfinished.forget(connection)
             self._changed.set()
 
-    async def _read_available(self, connection: _OutputConnection) -> None:
+    async def _read_available(self, connection: OutputConnection) -> None:
         """Process everything that can be read without waiting for the peer."""
         async with connection.lock:
+            reads = 0
             while (data := connection.peer.receive_nowait()) is not None:
+                reads += 1
                 try:
                     if not data:
                         self._at_close(connection)
                         return
                     for payload in connection.frames.feed(data):
                         await self._process(payload, connection)
+                    self._bound_unfinished(connection)
                 except (_Breach, FrameTooLong) as breach:
                     self._close_for(str(breach), connection)
                     return
+                if reads % READS_IN_ONE_GO == 0:
+                    await trio.lowlevel.checkpoint()
 
-    def _at_close(self, connection: _OutputConnection) -> None:
+    def _at_close(self, connection: OutputConnection) -> None:
         if not connection.peer.closed:
             connection.peer.close()
             if connection.frames.buffered:
                 raise _Breach("it was closed in the middle of a frame")
 
-    def _close_for(self, breach: str, connection: _OutputConnection) -> None:
+    def _bound_unfinished(self, connection: OutputConnection) -> None:
+        """Give up the connection that holds most, if all of them together hold too much of frames that do not end."""
+        hoarder = self._unfinished.count(connection)
+        if hoarder is not None:
+            self._unfinished.forget(hoarder)
+            limit = f"{self._unfinished.limit:,}"
+            self._close_for(
+                f"unfinished frames of more than {limit} bytes were held, and its own was the longest",
+                hoarder,
+            )
+
+    def _close_for(self, breach: str, connection: OutputConnection) -> None:
         """Close the connection; nobody knows of which fragment something was lost, so all that are out are void."""
         connection.peer.close()
         voided = self._ledger.breach(f"the transformation sent what cannot be read: {breach}")
@@ -233,75 +263,54 @@ class Collect:
         nursery: trio.Nursery,
     ) -> None:
         """Settle what a closed input connection held, once everything that was sent before is read."""
-        async for parting in partings:
-            while (late := self._listener.accept_nowait()) is not None:
-                self._admit(late, nursery)
-            for connection in list(self._open):
-                await self._read_available(connection)
-            if not parting.death:
-                self._settle_closed(parting.held, death=False)
-            elif parting.held:
-                if not self._deaths:
-                    nursery.start_soon(self._settle_deaths, stop)
-                self._deaths += parting.held
+        async for first in partings:
+            # All that have left by now are looked after in one go: each connection is read once, and not once for each of them.
+            left = [first]
+            with suppress(trio.WouldBlock):
+                while True:
+                    left.append(partings.receive_nowait())
+            if any(parting.held for parting in left):
+                while (late := self._listener.accept_nowait()) is not None:
+                    self._admit(late, nursery)
+                for connection in list(self._open):
+                    await self._read_available(connection)
+            for parting in left:
+                self._deaths.take(parting, self._to_settle, stop, nursery)
             self._changed.set()
-
-    async def _settle_deaths(self, stop: trio.Event) -> None:
-        """Settle what died in one moment, as one death: the connections of one process die together."""
-        with trio.move_on_after(self._blame_after):
-            await stop.wait()
-        deaths, self._deaths = self._deaths, []
-        self._settle_closed(deaths, death=not stop.is_set())
-
-    def _settle_closed(self, held: list[tuple[FragmentEntry, int]], *, death: bool) -> None:
-        """Settle what closed connections held, unless its hand-out has ended otherwise since."""
-        unfinished = [
-            entry
-            for entry, number in held
-            if entry.state is State.OUT and entry.hand_outs == number
-        ]
-        if death and unfinished:
-            _log.warning(
-                "the transformation left with fragments in work",
-                fragment_ids=[entry.fragment_id for entry in unfinished],
-            )
-        for entry in unfinished:
-            self._tally.times.enter(entry.work, "results")
-        for fallen in self._ledger.connection_closed(unfinished, death=death):
-            self._to_settle.send_nowait(fallen)
 
     # -- messages
 
-    async def _process(self, payload: bytes, connection: _OutputConnection) -> None:
+    async def _process(self, payload: bytes, connection: OutputConnection) -> None:
         if connection.said_kill:
             raise _Breach("something was sent after the kill message")
         try:
             message = decode_transformation_message(payload)
         except ResultRefused as refusal:
-            self._refuse(refusal.predecessors, str(refusal))
+            self._refuse(refusal.predecessors, str(refusal), connection.source)
         except MessageRefused as refusal:
             raise _Breach(str(refusal)) from None
         else:
             if isinstance(message, Result):
-                await self._take(message)
+                await self._take(message, len(payload), connection.source)
             elif isinstance(message, Done):
-                self._done(message.fragment_id)
+                self._done(message.fragment_id, connection.source)
             elif isinstance(message, Failed):
-                reason = message.reason.strip() or "the transformation gave no reason"
+                reason = message.reason or "the transformation gave no reason"
                 kind = DeadLetterKind.TRANSFORMATION_FAILED
-                self._ledger.refuse_result([message.fragment_id], reason, kind)
-                self._done(message.fragment_id)
+                source = connection.source
+                self._ledger.refuse_result([message.fragment_id], reason, kind, source)
+                self._done(message.fragment_id, source)
             elif isinstance(message, Gathers):
                 self._gather(message.fragments)
             else:
                 connection.said_kill = True
-                self.kill_answered = True
+                self._answers += 1
                 self._changed.set()
 
-    def _done(self, fragment_id: str) -> None:
-        entry, fallen = self._ledger.done(fragment_id)
+    def _done(self, fragment_id: str, source: int) -> None:
+        entry, fallen = self._ledger.done(fragment_id, source)
         if entry is None:
-            _log.debug("a done for a fragment that is not out", fragment_id=fragment_id)
+            _log.debug("a done of no hand-out that is out", fragment_id=fragment_id)
             return
         self._tally.times.enter(entry.work, "results")
         self._volume.remove_results(entry.work.results)
@@ -313,13 +322,17 @@ class Collect:
 
     def _gather(self, fragments: int) -> None:
         """Let every connection hold so many, and the window hold them all, without waiting for starvation to show it."""
-        self._roster.gather(fragments)
-        gathering = Gathering(fragments * max(self._roster.seats, 1), fragments)
-        self._to_handout.send_nowait(gathering)
-        self._news.send_nowait(gathering)
+        self._roster.gather(min(fragments, MOST_GATHERED))
+        batch = self._roster.gathered
+        gathering = Gathering(batch * max(self._roster.seats, 1), batch)
+        # What is known is not told again: the channels have no bound, and a step may say this as often as it likes.
+        if gathering != self._told_gathering:
+            self._told_gathering = gathering
+            self._to_handout.send_nowait(gathering)
+            self._news.send_nowait(gathering)
 
-    async def _take(self, result: Result) -> None:
-        """Make the result ours, give it its identity, and send it on."""
+    async def _take(self, result: Result, size: int, source: int) -> None:
+        """Make the result ours, give it its identity, and send it on; `size` is that of its message in bytes."""
         predecessors = result.metadata.predecessors
         channel = result.metadata.output_channel or None
         queue = self._output_queue if channel is None else self._queue_mapping.get(channel)
@@ -331,13 +344,20 @@ class Collect:
                 )
             taken = await self._take_files_patiently(result, entries)
         except PathRefused as refusal:
-            self._refuse(predecessors, str(refusal))
+            self._refuse(predecessors, str(refusal), source)
             return
         output = self._ledger.take_result(
-            predecessors, channel, [file.name for file in result.files]
+            predecessors, channel, [file.name for file in result.files], source
         )
-        self._remember_paths(taken, entries)
-        if output.repeated:
+        # Of a stray one whose fragments are settled the path may be in use again: for the next of whoever was overtaken.
+        if entries or not output.stray:
+            self._remember_paths(taken, entries)
+        if output.stray:
+            self._tally.stray_results += 1
+            _log.info(
+                "a result of a hand-out that is over is dropped", predecessors=list(predecessors)
+            )
+        if output.stray or output.repeated:
             for each in taken:
                 self._volume.release(each)
             return
@@ -349,6 +369,7 @@ class Collect:
             )
         target = None if channel is None else queue
         since = self._tally.times.clock()
+        await self._freight.let_on(output, size)
         await self._to_upload.send(OutputCargo(output, result, taken, queue, target, since))
 
     async def _take_files_patiently(
@@ -361,9 +382,15 @@ class Collect:
                 return self._take_files(result, entries)
             except OSError as error:
                 want = error
-            if trio.current_time() >= give_up_at:
-                raise VolumeUnusable(f"a result cannot be opened: {want.strerror}")
-            await trio.sleep(0.1)
+            now = trio.current_time()
+            if self._volume.holds_results:
+                give_up_at = now + DESCRIPTOR_PATIENCE
+            elif now >= give_up_at:
+                raise VolumeUnusable(
+                    f"a result of {len(result.files)} files cannot be opened: {want.strerror};"
+                    " the sidecar must be allowed more open files (ulimit -n)"
+                )
+            await self._shortages.wait(want, result.files[0].path)
 
     def _take_files(self, result: Result, entries: Sequence[FragmentEntry]) -> list[TakenFile]:
         allowed = {entry.work.workspace.name for entry in entries if entry.work.workspace}
@@ -388,9 +415,9 @@ class Collect:
             for each in taken:
                 self._volume.remove_result(each)
 
-    def _refuse(self, predecessors: Sequence[str], reason: str) -> None:
+    def _refuse(self, predecessors: Sequence[str], reason: str, source: int) -> None:
         self._tally.refused_results += 1
-        refused = self._ledger.refuse_result(predecessors, reason)
+        refused = self._ledger.refuse_result(predecessors, reason, source=source)
         _log.warning(
             "a result is refused; its fragments become dead letters",
             reason=reason,

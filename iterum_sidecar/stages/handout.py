@@ -13,21 +13,16 @@ from iterum_sidecar.cargo import News, Parting
 from iterum_sidecar.entries import State, Verdict
 from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCame
 from iterum_sidecar.framing import encode_frame
-from iterum_sidecar.input_connection import InputConnection
-from iterum_sidecar.messages import (
-    ACCEPTED,
-    KILL_MESSAGE,
-    LocalFile,
-    LocalFragment,
-    LocalMetadata,
-    encode_message,
-)
+from iterum_sidecar.input_connection import InputConnection, describe
+from iterum_sidecar.messages import KILL_MESSAGE
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, FragmentRoster, HandoutNews
+    from iterum_sidecar.hangs import Hangs
     from iterum_sidecar.roster import Seat
     from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.unix_sockets import Listener, Peer
@@ -63,8 +58,10 @@ class Handout:
         start_timeout: float,
         return_timeout: float,
         kill_timeout: float,
+        hangs: Hangs,
         kill_on_error: bool = True,
     ) -> None:
+        self._hangs = hangs
         self._kill_timeout = kill_timeout
         self._kill_on_error = kill_on_error
         self._listener = listener
@@ -98,7 +95,7 @@ class Handout:
 
     async def _attend(self, peer: Peer, to_collect: trio.MemorySendChannel[Parting]) -> None:
         """Look after one connection until either side closes it."""
-        seat = self._roster.sit()
+        seat = self._roster.sit(trio.current_time())
         connection = self._connections[seat] = InputConnection(peer, seat)
         if not self._ever_connected:
             self._ever_connected = True
@@ -106,12 +103,12 @@ class Handout:
         closed_by_peer = False
         try:
             if self._killing:
-                connection.kill()
+                self._say_kill(connection)
             self._dispatch()
             self._reconsider()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.run_sender)
-                await self._until_closed(peer)
+                await connection.until_closed()
                 closed_by_peer = True
                 nursery.cancel_scope.cancel("the connection is closed")
         finally:
@@ -127,6 +124,8 @@ class Handout:
         self, connection: InputConnection, to_collect: trio.MemorySendChannel[Parting]
     ) -> None:
         """Tell collect of a connection that is gone; what it held after its kill may still be finished by its output."""
+        if connection.given_up:
+            return
         held = self._roster.leave(connection.seat)
         # An announcement is made only when all before it has been read.
         unread = connection.peer.was_reset and not connection.is_announced
@@ -140,16 +139,6 @@ class Handout:
     def _says_kill(self) -> bool:
         """Whether the transformation is to be told that this is the end: if the step is done, and otherwise if wished."""
         return self._kill_on_error or self._killing
-
-    async def _until_closed(self, peer: Peer) -> None:
-        """Return when either side has closed the connection, or the transformation has sent something on it."""
-        try:
-            while (arrived := peer.receive_nowait()) is None:
-                await peer.wait_readable()
-        except trio.ClosedResourceError:
-            return  # closed on this side while it was waited for
-        if arrived:
-            _log.warning("breach: something was sent on an input connection; closing it")
 
     # -- the stage
 
@@ -200,14 +189,16 @@ class Handout:
             self._reconsider()
 
     def _dispatch(self) -> None:
+        if self._hangs.is_ending:
+            return
         for seat, entry in self._roster.assign(trio.current_time(), self._fits):
             self._ledger.hand_out(entry)
             self._times.enter(entry.work, "transformation")
-            self._connections[seat].send(_describe(entry))
+            self._connections[seat].send(describe(entry))
 
     def _fits(self, seat: Seat[Any, Any], entry: FragmentEntry) -> bool:
         connection = self._connections[seat]
-        return not connection.is_announced or connection.fits(_describe(entry))
+        return not connection.is_announced or connection.fits(describe(entry))
 
     # -- the end
 
@@ -233,9 +224,13 @@ class Handout:
         if self._kill_on_error or not self._roster.closed:
             self._killing = self._roster.told_kill = True
             for connection in list(self._connections.values()):
-                connection.kill()
+                self._say_kill(connection)
         self._roster.take_back()
         killed.set()
+
+    def _say_kill(self, connection: InputConnection) -> None:
+        self._roster.kills_said += not connection.given_up
+        connection.kill()
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
         """Return to the queue what will not be worked here: everything, or what is not with the transformation."""
@@ -255,12 +250,17 @@ class Handout:
         absent_since = trio.current_time()
         said = absent_since
         while True:
-            await trio.sleep(LAST_TICK if self._nothing_new or self._roster.gathered else TICK)
+            tick = LAST_TICK if self._nothing_new or self._roster.gathered else TICK
+            await trio.sleep(min(tick, self._hangs.tick))
             now = trio.current_time()
             self._reconsider()
             if self._roster.seats:
                 absent_since = said = now
                 self._tell_of_long_work(now)
+                self._give_up_doubted(now)
+                self._dispatch()  # a suspect that waits to be alone waits only so long
+                if not self._killing:
+                    await self._hangs.look(self._connections, now)
                 await self._feed(now, news)
                 self._close_what_fits_nothing()
                 continue
@@ -309,7 +309,7 @@ class Handout:
         """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input."""
         return (
             self._is_starved()
-            and not self._roster.void_held()
+            and not self._roster.unsure_held()
             and all(each.waits_for_input() for each in self._holding())
         )
 
@@ -357,17 +357,36 @@ class Handout:
     def _give_up_void(self, now: float) -> None:
         if self._roster.idle_for(now) < VOID_PATIENCE:
             return
-        for entry in self._roster.void_held():
-            self._roster.done(entry, now)
-            if entry.state is not State.OUT:
-                continue  # its done has come, and is on its way here
-            _log.warning(
-                "a done is not waited for any longer; its fragment is handed out again",
-                fragment_id=entry.fragment_id,
-            )
-            self._times.enter(entry.work, "results")
-            for fallen in self._ledger.give_up_void(entry):
-                self._to_settle.send_nowait(fallen)
+        for entry in self._roster.unsure_held():
+            if entry.void:
+                self._give_up(entry, now, self._ledger.give_up_void)
+
+    def _give_up_doubted(self, now: float) -> None:
+        """Hand out again what a done has come for that did not count, once its connection waits for input and so has finished it."""
+        for connection in self._holding():
+            doubted = [entry for entry in connection.seat.held if entry.doubted]
+            if doubted and not connection.waits_for_input():
+                connection.announce()
+                continue
+            for entry in doubted:
+                self._give_up(entry, now, self._ledger.give_up_doubted)
+
+    def _give_up(
+        self,
+        entry: FragmentEntry,
+        now: float,
+        give_up: Callable[[FragmentEntry], list[FragmentEntry]],
+    ) -> None:
+        self._roster.done(entry, now)
+        if entry.state is not State.OUT:
+            return  # its done has come, and is on its way here
+        _log.warning(
+            "a done is not waited for any longer; its fragment is handed out again",
+            fragment_id=entry.fragment_id,
+        )
+        self._times.enter(entry.work, "results")
+        for fallen in give_up(entry):
+            self._to_settle.send_nowait(fallen)
 
     def _close_what_fits_nothing(self) -> None:
         """Close a connection that holds nothing and was announced less than the next fragment's description needs."""
@@ -378,18 +397,3 @@ class Handout:
                     "closing an input connection: the next fragment is longer than was announced"
                 )
                 connection.peer.close()
-
-
-def _describe(entry: FragmentEntry) -> bytes:
-    """Return the message that hands a fragment to the transformation."""
-    message, workspace = entry.work.message, entry.work.workspace
-    if message is None or workspace is None:
-        raise AssertionError(f"{entry!r} has no files")
-    metadata = message.metadata
-    return encode_message(
-        LocalFragment(
-            [LocalFile(file.name, f"{workspace.path}/{file.name}") for file in message.files],
-            LocalMetadata(metadata.fragment_id, metadata.predecessors or [], metadata.custom),
-            ACCEPTED,
-        )
-    )

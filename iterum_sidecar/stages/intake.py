@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,11 +17,16 @@ from iterum_sidecar.brokers.port import LineLost
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
 from iterum_sidecar.entries import Admission, DeadLetterKind, State
 from iterum_sidecar.exit_codes import PrefetchTooSmall
-from iterum_sidecar.messages import MOST_GATHERED, MessageRefused, decode_remote_fragment
+from iterum_sidecar.messages import (
+    MOST_GATHERED,
+    MessageRefused,
+    decode_remote_fragment,
+    signature_of,
+)
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from iterum_sidecar.brokers.port import Broker, Consumer
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, IntakeNews
@@ -63,6 +69,7 @@ class Intake:
     """The first stage. `window` is the count of fragments that may be in flight; it grows unless `fixed`.
 
     `standstill_after` are the seconds of starvation after which a window that holds no whole batch is an error, and no warning.
+    `allow_more_bytes` lets more onto the volume for a step that starves, and returns whether anything waited for that.
     """
 
     def __init__(
@@ -77,8 +84,10 @@ class Intake:
         attempts_allowed: int,
         pause_on_dead_letters: bool = True,
         standstill_after: float = math.inf,
+        allow_more_bytes: Callable[[], bool] = lambda: False,
     ) -> None:
         self._standstill_after = standstill_after
+        self._allow_more_bytes = allow_more_bytes
         self._most_dead_letters = DEAD_LETTERS_IN_A_ROW if pause_on_dead_letters else math.inf
         self._consumer = consumer
         self._broker = broker
@@ -181,10 +190,9 @@ class Intake:
         )
         if self._comes_again(delivery, edition, struck=attempts > 0):
             return
-        signature = sorted((file.name, file.bucket, file.path) for file in message.files)
         admission, entry = self._ledger.admit(
             message.metadata.fragment_id,
-            signature,
+            signature_of(message),
             delivery,
             FragmentCargo(message),
             attempts=attempts,
@@ -206,7 +214,7 @@ class Intake:
         elif admission is Admission.JOINED:
             self._tally.repeated += 1
         else:
-            reason = "another fragment of this ID, with other files, is in flight"
+            reason = "another fragment of this ID, with other files, is in flight or settled"
             self._refuse(delivery, reason, DeadLetterKind.CONFLICT)
 
     def _refuse(self, delivery: Any, reason: str, kind: DeadLetterKind) -> None:  # noqa: ANN401
@@ -236,21 +244,23 @@ class Intake:
     ) -> None:
         """Act on what the stages behind tell: let the window grow, and find the end of the queue."""
         while True:
-            item = None
+            told: list[IntakeNews] = []
             with trio.move_on_after(_LOOK_EVERY if self._finished else float("inf")):
-                item = await news.receive()
-            if item is News.FINISHED:
+                told = await _receive_all(news)
+            if News.FINISHED in told:
                 self._finished = True
                 _log.info("upstream is finished")
-            if isinstance(item, Gathering):
-                self._batch = max(self._batch, item.batch)
-                await self._hold(item.fragments)
-            starved = item in {News.STARVED, News.ALL_STARVED}
-            all_starved = item is News.ALL_STARVED
+            for item in told:
+                if isinstance(item, Gathering):
+                    self._batch = max(self._batch, item.batch)
+                    await self._hold(item.fragments)
+            starved = [item for item in told if item in {News.STARVED, News.ALL_STARVED}]
+            all_starved = starved[-1:] == [News.ALL_STARVED]
             if self._finished and await self._at_the_end(starved=all_starved):
                 scope.cancel("the queue is at its end")
                 return
-            if starved:
+            # Bytes come first: what waits for room on the volume is in the window already.
+            if starved and not self._allow_more_bytes():
                 await self._grow()
 
     async def _hold(self, fragments: int) -> None:
@@ -331,6 +341,15 @@ class Intake:
             self._admit(delivery)
         await self._consumer.resume()
         return False
+
+
+async def _receive_all(news: trio.MemoryReceiveChannel[IntakeNews]) -> list[IntakeNews]:
+    """Return what has been told, at least one item: starvation that was told each second while the broker was away counts once."""
+    told = [await news.receive()]
+    with suppress(trio.WouldBlock):
+        while True:
+            told.append(news.receive_nowait())
+    return told
 
 
 def _count(headers: Mapping[str, Any], name: str) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from iterum_sidecar.brokers.port import Broker, Confirmation
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, Parcel
+    from iterum_sidecar.freight import Freight
     from iterum_sidecar.telemetry.tally import Tally
 
 __all__ = ["Publish"]
@@ -49,12 +50,14 @@ class Publish:
         broker: Broker,
         ledger: FragmentLedger,
         tally: Tally,
+        freight: Freight,
         step: str,
         lineage_queue: str | None,
     ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._tally = tally
+        self._freight = freight
         self._step = step
         self._lineage_queue = lineage_queue
 
@@ -104,6 +107,7 @@ class Publish:
                 self._tally.outputs += 1
                 self._tally.times.pass_output("publish", parcel)
                 fallen = self._ledger.output_safe(parcel.output)
+            self._freight.arrived(parcel.output)
             for entry in fallen:
                 to_settle.send_nowait(entry)
 

@@ -14,7 +14,7 @@ import trio
 from iterum_sidecar.brokers.port import MessageTooLarge
 from iterum_sidecar.brokers.publishing import LONGEST_DELAY, publish_until_safe
 from iterum_sidecar.cargo import News
-from iterum_sidecar.entries import State, Verdict
+from iterum_sidecar.entries import DeadLetterKind, State, Verdict
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -92,11 +92,18 @@ class Settle:
             headers = dict(original.headers)
             if entry.verdict is Verdict.STRIKE:
                 headers[self._attempts_header] = entry.attempts
-                _log.warning(
-                    "the transformation died; its fragment is tried again",
-                    fragment_id=entry.fragment_id,
-                    attempts=entry.attempts,
-                )
+                if entry.lost_to is DeadLetterKind.TIMED_OUT:
+                    _log.warning(
+                        "a fragment was not finished in time; it is tried again",
+                        fragment_id=entry.fragment_id,
+                        attempts=entry.attempts,
+                    )
+                else:
+                    _log.warning(
+                        "the transformation died; its fragment is tried again",
+                        fragment_id=entry.fragment_id,
+                        attempts=entry.attempts,
+                    )
                 await self._publish(self._input_queue, original.body, headers)
             else:
                 headers |= self._why(entry)
@@ -168,3 +175,6 @@ class Settle:
                 work.workspace, [file.name for file in work.message.files]
             )
             work.workspace = None
+        if work.share is not None:
+            work.share.release()
+            work.share = None

@@ -11,12 +11,16 @@ from iterum_sidecar.cargo import Parcel
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.for_each import for_each
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
+from iterum_sidecar.shortages import is_shortage, shortage_in
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.volume import PathRefused
 
 if TYPE_CHECKING:
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, OutputCargo
+    from iterum_sidecar.freight import Freight
     from iterum_sidecar.messages import LocalFile
+    from iterum_sidecar.shortages import Shortages
     from iterum_sidecar.store_faults import StoreFaults
     from iterum_sidecar.stores.port import Store
     from iterum_sidecar.telemetry.tally import Tally
@@ -53,6 +57,8 @@ class Upload:
         ledger: FragmentLedger,
         faults: StoreFaults,
         tally: Tally,
+        shortages: Shortages,
+        freight: Freight,
         bucket: str,
     ) -> None:
         self._store = store
@@ -60,7 +66,12 @@ class Upload:
         self._ledger = ledger
         self._faults = faults
         self._tally = tally
+        self._shortages = shortages
+        self._freight = freight
         self._bucket = bucket
+        self._results_at_a_time, self._files_at_a_time = volume.files_at_a_time(
+            RESULTS_AT_A_TIME, FILES_AT_A_TIME
+        )
 
     async def run(
         self,
@@ -72,7 +83,7 @@ class Upload:
         """Store every result that comes; return when no more come."""
         with to_publish, to_settle:
             async with trio.open_nursery() as nursery:
-                for _ in range(RESULTS_AT_A_TIME):
+                for _ in range(self._results_at_a_time):
                     nursery.start_soon(self._work, from_collect, to_publish, to_settle)
 
     async def _work(
@@ -86,6 +97,7 @@ class Upload:
                 description = self._describe(cargo)
                 await self._put_all(cargo)
             except _ResultRefused as refusal:
+                self._freight.arrived(cargo.output)
                 self._tally.refused_results += 1
                 for fallen in self._ledger.output_refused(cargo.output, str(refusal)):
                     to_settle.send_nowait(fallen)
@@ -100,7 +112,7 @@ class Upload:
         await for_each(
             list(zip(cargo.message.files, cargo.files, strict=True)),
             partial(self._put, f"{OBJECT_PREFIX}{cargo.output.output_id}/"),
-            at_a_time=FILES_AT_A_TIME,
+            at_a_time=self._files_at_a_time,
             refusal=_ResultRefused,
         )
 
@@ -108,24 +120,33 @@ class Upload:
         """Put one file, however long the store is away, and let go of it."""
         file, taken = pair
         key = prefix + file.name
+        trial = self._faults.writing()
         while (failure := await self._try_to_put(key, taken)) is not None:
-            if await self._faults.is_its_own(failure, reads_before=None):
+            taken.rest()
+            if isinstance(failure, OSError):
+                await self._shortages.wait(failure, taken.path)
+            elif await trial.is_at_fault(failure):
                 raise _ResultRefused(str(failure))
+        self._shortages.there_is_a_descriptor()
         if taken.has_changed():
             raise _ResultRefused(
                 f"{taken.path} was written to after its frame had been sent; write each result to a path of its own"
             )
         self._volume.release(taken)
-        self._faults.succeeded()
+        trial.succeeded()
         self._tally.files_out += 1
         self._tally.bytes_out += taken.size
 
-    async def _try_to_put(self, key: str, taken: TakenFile) -> StoreError | None:
+    async def _try_to_put(self, key: str, taken: TakenFile) -> StoreError | OSError | None:
         try:
             await self._store.put(self._bucket, key, taken.open(), taken.size)
+        except PathRefused as refusal:
+            raise _ResultRefused(str(refusal)) from None
         except StoreError as error:
-            return error
+            return shortage_in(error) or error
         except OSError as error:
+            if is_shortage(error):
+                return error
             raise VolumeUnusable(f"{taken.path} cannot be read: {error.strerror}") from None
         return None
 

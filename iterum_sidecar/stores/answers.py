@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "XmlRefused", "error_of", "is_failure", "leaves", "read_page", "read_upload_id"]
 
-# What may succeed when it is sent again just so, by status and by code. A digest that does not
+# What may succeed when it is sent again just so, by status and by code; a server's own failures all may
+# (507 is MinIO's full disk, 520 to 530 are those of proxies), but for what it cannot do. A digest that does not
 # agree is among them: either the bytes were damaged on their way, or the file changed under us, and
 # each attempt hashes anew.
-_RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
+_RETRIED_STATUS: Final = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _RETRIED_CODES: Final = frozenset(
     {
         "BadDigest",
@@ -51,6 +52,15 @@ _RETRIED_CODES: Final = frozenset(
 )
 _REDIRECTS: Final = frozenset({301, 302, 307, 308})
 
+# A path is kept for each leaf: those of a document that is as deep as it is long would take the
+# square of its size. S3's are four deep, its names have 24 characters at most, and a full page of a
+# listing has 11,000 leaves.
+_DEEPEST: Final = 8
+_LONGEST_NAME: Final = 64
+_MOST_LEAVES: Final = 50_000
+# S3's largest object, 5 TiB, has 13.
+_MOST_DIGITS: Final = 20
+
 
 class XmlRefused(ValueError):
     """A document that is not well-formed, or that has a document type and so might define entities."""
@@ -67,7 +77,8 @@ def leaves(document: bytes) -> list[tuple[str, str]]:
     """Return the elements of an XML document that hold no others, as (path, text), in their order.
 
     Paths leave out the root and any namespace: `Contents/Key`. A document type declaration is
-    refused, and with it every entity bomb and every external entity.
+    refused, and with it every entity bomb and every external entity. The text is UTF-8, as S3's
+    always is, whatever the document says of itself.
 
     Raises:
         XmlRefused.
@@ -82,6 +93,8 @@ def leaves(document: bytes) -> list[tuple[str, str]]:
 
     def on_start(name: str, _attributes: dict[str, str]) -> None:
         nonlocal is_leaf
+        if len(path) == _DEEPEST or len(name) > _LONGEST_NAME:
+            raise XmlRefused("elements nested too deep, or of too long a name")
         path.append(name.rpartition(":")[2])
         text.clear()
         is_leaf = True
@@ -89,6 +102,8 @@ def leaves(document: bytes) -> list[tuple[str, str]]:
     def on_end(_name: str) -> None:
         nonlocal is_leaf
         if is_leaf:
+            if len(found) == _MOST_LEAVES:
+                raise XmlRefused(f"more than {_MOST_LEAVES} elements")
             found.append(("/".join(path[1:]), "".join(text)))
         path.pop()
         is_leaf = False
@@ -96,7 +111,8 @@ def leaves(document: bytes) -> list[tuple[str, str]]:
     def on_doctype(*_declaration: object) -> None:
         raise XmlRefused("a document type declaration")
 
-    parser = expat.ParserCreate()
+    # Any other encoding would be looked up among Python's codecs, and fail in as many ways as those do.
+    parser = expat.ParserCreate("UTF-8")
     parser.buffer_text = True
     parser.StartElementHandler = on_start
     parser.EndElementHandler = on_end
@@ -131,8 +147,8 @@ def read_page(document: bytes) -> Page:
         if path == "Contents/Key":
             key = decode(text)
         elif path == "Contents/Size":
-            if not (text.isascii() and text.isdigit()):
-                raise XmlRefused(f"an object's size is {text!r}")
+            if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+                raise XmlRefused(f"an object's size is {text[:80]!r}")
             size = int(text)
         elif path == "IsTruncated":
             truncated = text.strip().lower() == "true"
@@ -166,7 +182,7 @@ def error_of(answer: Answer, what: str, bucket: str, key: str = "") -> StoreErro
     status = answer.status
     where = f"{what} {bucket}/{key}" if key else f"{what} {bucket}"
     if status in _REDIRECTS:
-        region = answer.header(b"x-amz-bucket-region")
+        region = _one_line(answer.header(b"x-amz-bucket-region"))
         hint = f"; the bucket is in region {region}" if region else ""
         return StoreRefused(
             f"{where}: HTTP {status} {code or 'redirect'}, which is not followed{hint}",
@@ -224,7 +240,7 @@ def _code_and_message(body: bytes) -> tuple[str, str]:
         entries = dict(reversed(leaves(body)))
     except XmlRefused:
         return "", ""
-    return entries.get("Code", "").strip()[:100], _one_line(entries.get("Message", ""))
+    return _one_line(entries.get("Code", ""))[:100], _one_line(entries.get("Message", ""))
 
 
 def _one_line(text: str) -> str:

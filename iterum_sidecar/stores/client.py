@@ -19,7 +19,7 @@ from .pool import DEFAULT_SIZE, Pool
 from .port import StoreError, StoreRefused, StoreUnavailable
 from .retries import RetryPolicy, http_date_seconds
 from .signature import EMPTY_SHA256, Signer, quote_key
-from .transport import CertificateRefused, TransportError
+from .transport import CertificateRefused, Deadlines, NoAnswer, StepTimeout, TransportError
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from .http1 import Sink
     from .signature import Credentials
-    from .transport import Deadlines
 
 __all__ = ["Addressing", "Client"]
 
@@ -52,6 +51,22 @@ _BUCKETS_MAX: Final = 512
 # How often one request may meet credentials that are refused and find others at once: a pair that was
 # read while it changed, and the whole one after it. A source that changes for ever is not believed.
 _RENEWALS: Final = 3
+
+# Seconds by which a request's time may be off: "Common request headers" in the S3 API reference. Others allow the same.
+MOST_SKEW: Final = 900
+# Seconds within which two looks at the server's clock say the same: it tells whole ones, and an answer takes its time.
+_SAME_CLOCK: Final = 60
+
+# How much longer than the first time the answer to one request is waited for at most. It doubles each
+# time that none came, so that a store which is slow for this object is not asked in vain for ever.
+_MOST_PATIENCE: Final = 8
+
+# Bytes of a request's body that a server may take a second longer for, before it answers: it may
+# write them to a slow disk, or pass them on to another store first.
+_SLOWEST: Final = 1024 * 1024
+
+# Requests that went unanswered are remembered until they are answered; so many at most.
+_UNANSWERED_MAX: Final = 10_000
 
 T = TypeVar("T")
 
@@ -83,17 +98,19 @@ class Client:
         connections: int = DEFAULT_SIZE,
         deadlines: Deadlines | None = None,
         retries: RetryPolicy | None = None,
+        warn: Callable[[str], object],
     ) -> None:
         if addressing not in ("path", "virtual"):
             raise ValueError(f"addressing is 'path' or 'virtual', not {addressing!r}")
         self.region = region
+        self._deadlines = deadlines or Deadlines()
         self.pool = Pool(
             host,
             port,
             ssl_context,
             server_name=server_name,
             size=connections,
-            deadlines=deadlines,
+            deadlines=self._deadlines,
         )
         self._addressing = addressing
         name = f"[{host}]" if ":" in host else host
@@ -101,9 +118,12 @@ class Client:
         self._authority = name if port == default_port else f"{name}:{port}"
         self._signer = Signer(credentials, region)
         self._renew = renew
+        self._warn = warn
         self._retries = retries or RetryPolicy()
         self.retried = 0
         """How many requests were sent again after a pause."""
+        self._unanswered: dict[tuple[str, str, str], int] = {}
+        """How many times the deadline each of these requests has."""
         self._hashing = trio.CapacityLimiter(HASH_THREADS)
         self._buckets: dict[str, tuple[str, str]] = {}
 
@@ -131,6 +151,7 @@ class Client:
         while True:
             failure: StoreError
             cause: Exception | None = None
+            asked_at = trio.current_time()
             try:
                 return await attempt()
             except TransportError as error:
@@ -139,6 +160,7 @@ class Client:
             except StoreUnavailable as error:
                 failure = error
             except StoreRefused as error:
+                error.asked_at = asked_at
                 if error.is_outdated() and renewals < _RENEWALS:
                     renewals += 1
                     continue
@@ -147,10 +169,13 @@ class Client:
                     raise
                 clock_set = True
                 continue
+            failure.asked_at = asked_at
             failures += 1
             pause = None
-            # An upload that is gone does not come back; all of it must be sent again.
-            if isinstance(failure, StoreUnavailable) and failure.code != "NoSuchUpload":
+            # An upload that is gone does not come back; all of it must be sent again. And whoever
+            # heard nothing for so long leaves it to the wait for the whole store to ask again.
+            again = failure.code != "NoSuchUpload" and not isinstance(cause, StepTimeout)
+            if isinstance(failure, StoreUnavailable) and again:
                 pause = self._retries.pause(failures, failure.retry_after)
             if pause is None:
                 raise failure from cause
@@ -182,14 +207,10 @@ class Client:
         payload_hash = sha256(data).hexdigest() if data else EMPTY_SHA256
         signer = self._signer
         head = signer.head(method, host, path, query, payload_hash, extra, unsigned)
-        answer = await self.pool.exchange(
-            Request(
-                head + data,
-                sink=sink,
-                is_head=method == "HEAD",
-                answer_seconds=answer_seconds,
-            )
+        request = Request(
+            head + data, sink=sink, is_head=method == "HEAD", answer_seconds=answer_seconds
         )
+        answer = await self._exchange(request, (method, bucket, key), len(data))
         if not 200 <= answer.status < 300:
             self._refuse(answer, signer, what, bucket, key)
         return answer
@@ -226,7 +247,7 @@ class Client:
                 "PUT", host, path, query, payload_hash, (), f"content-length: {size}\r\n"
             )
             request = Request(head, file=file, offset=offset, size=size)
-            answer = await self.pool.exchange(request)
+            answer = await self._exchange(request, ("PUT", bucket, key), size)
         except FileEnded as error:
             raise StoreError(
                 f"{what} {bucket}/{key}: the file is shorter than announced, {error}",
@@ -236,6 +257,22 @@ class Client:
             ) from None
         if not 200 <= answer.status < 300:
             self._refuse(answer, signer, what, bucket, key)
+        return answer
+
+    async def _exchange(self, request: Request, which: tuple[str, str, str], size: int) -> Answer:
+        """Send a request and return its answer; the next one to the same object gets twice as long if none came."""
+        patience = self._unanswered.get(which, 1)
+        if request.answer_seconds is None:
+            request.answer_seconds = self._deadlines.answer * patience + size / _SLOWEST
+        try:
+            answer = await self.pool.exchange(request)
+        except NoAnswer:
+            if len(self._unanswered) >= _UNANSWERED_MAX:
+                self._unanswered.clear()
+            self._unanswered[which] = min(patience * 2, _MOST_PATIENCE)
+            raise
+        if patience > 1:
+            self._unanswered.pop(which, None)
         return answer
 
     def _refuse(self, answer: Answer, signer: Signer, what: str, bucket: str, key: str) -> None:
@@ -249,11 +286,29 @@ class Client:
             if self._renew is not None and signer is self._signer:
                 self.use(self._renew())
             error.is_outdated = lambda: signer is not self._signer
-        if error.code == "RequestTimeTooSkewed":
-            server = http_date_seconds(answer.header(b"date"))
-            if server is not None:
-                self._signer.offset = server - time.time()
+        server = http_date_seconds(answer.header(b"date"))
+        if server is not None:
+            offset = server - time.time()
+            if answer.status == 403 and not answer.body and abs(offset - signer.offset) > MOST_SKEW:
+                # An answer to HEAD has no body to say so, but it tells what time it is there.
+                error.code = "RequestTimeTooSkewed"
+            if error.code == "RequestTimeTooSkewed":
+                self._set_clock(offset)
         raise error
+
+    def _set_clock(self, offset: float) -> None:
+        """Sign by the server's clock; one line tells by how much ours is off, for many requests that are refused together."""
+        before, self._signer.offset = self._signer.offset, offset
+        if abs(offset - before) <= _SAME_CLOCK:
+            return
+        if abs(offset) > MOST_SKEW:
+            way = "behind" if offset > 0 else "ahead of"
+            self._warn(
+                f"the clock of this machine is {abs(offset):.0f} s {way} the store's: requests are signed by the store's clock;"
+                " set the clocks (NTP)"
+            )
+        else:
+            self._warn("the clock of this machine agrees with the store's again")
 
     def _failure_of(self, error: TransportError, what: str, bucket: str, key: str) -> StoreError:
         where = f"{bucket}/{key}" if key else bucket

@@ -33,6 +33,8 @@ from .signature import quote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .port import Admit
+
 __all__ = ["DirectoryStore", "decode_name", "encode_name"]
 
 # A file name may have 255 bytes. Quoted keys are cut below that, with room for two marks.
@@ -95,7 +97,7 @@ class DirectoryStore:
         """Do nothing: no file stays open between two requests."""
         await trio.lowlevel.checkpoint()
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         """Write the object's bytes to `file` and return how many there were; as `Store.fetch`."""
         path = self._object_path(bucket, key)
         try:
@@ -104,6 +106,8 @@ class DirectoryStore:
             raise self._failure("get", bucket, key, error) from error
         try:
             size = os.fstat(source).st_size
+            if admit is not None:
+                admit(size)
             # Whatever fails from here on is told as it is: it is the destination that fills up.
             copied = await self._copier.copy(source, file, size)
         finally:

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 import httptools
 import trio
 
-from .transport import CHUNK, YIELD_EVERY, ConnectionLost, StepTimeout, TransportError
+from .transport import CHUNK, YIELD_EVERY, ConnectionLost, NoAnswer, TransportError
 
 if TYPE_CHECKING:
     from .transport import Deadlines, Transport
 
 __all__ = ["Answer", "BadAnswer", "Connection", "FileEnded", "Request", "ShortBody", "Sink"]
 
-# All of a head. S3 allows 2 KiB of user metadata and adds about 1 KiB of its own; Go's and Node's
+# All of a head, and all that may come in a body of chunks (their lengths, trailers) before more of
+# the body itself: the parser holds a header until its end, whatever its length. S3 allows 2 KiB of user metadata and adds about 1 KiB of its own; Go's and Node's
 # servers stop at 1 MiB and 16 KiB.
 HEAD_LIMIT: Final = 64 * 1024
 
@@ -165,7 +166,8 @@ class _Parsing:
             self.overrun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.complete:
+        # What comes after the body (trailers) is nobody's concern, and must not take the place of what the head said.
+        if not self.complete and not self.status:
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
@@ -299,7 +301,7 @@ class Connection:
                 received += count
                 parsing.feed(room[:count])
         if scope.cancelled_caught:
-            raise StepTimeout(f"the answer's head did not come within {seconds:g} s")
+            raise NoAnswer(f"no answer within {seconds:.3g} s")
 
     async def _receive_body(self, sink: Sink | None, answer: Answer, parsing: _Parsing) -> None:
         if sink is not None and answer.status == 200:
@@ -343,8 +345,12 @@ class Connection:
 
     async def _receive_parsed(self, sink: Sink, parsing: _Parsing) -> None:
         """Pass on a body that is here already, is chunked, or goes on until the peer closes."""
-        received = 0
+        received = idle = 0
         while True:
+            if parsing.pieces:
+                idle = 0
+            elif idle > HEAD_LIMIT:
+                raise BadAnswer(f"{idle} bytes of an answer came that held nothing of its body")
             for piece in parsing.pieces:
                 sink.write(piece)
             parsing.pieces.clear()
@@ -355,6 +361,7 @@ class Connection:
                 break
             parsing.feed(self._buffer[:count])
             received += count
+            idle += count
             if received >= YIELD_EVERY:
                 received = 0
                 await trio.lowlevel.checkpoint()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from .http1 import Connection
-from .transport import ConnectionLost, Deadlines, connect
+from .transport import ConnectionLost, Deadlines, StepTimeout, connect
 
 if TYPE_CHECKING:
     import ssl
@@ -31,6 +33,8 @@ IDLE_SECONDS: Final = 50.0
 class Pool:
     """Opens connections as they are needed, at most `size`, and keeps them for the next request.
 
+    Where a process may have few descriptors, the pool takes no more than a quarter of them.
+
     Waiting requests are served in the order in which they came. The connection used last is used
     first, so that a quiet store is left with few warm connections and the others grow old. There is
     no background task: what died meanwhile is noticed, closed and replaced when its turn comes.
@@ -48,6 +52,7 @@ class Pool:
     ) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one connection, not {size}")
+        size = min(size, _most_connections())
         self._host = host
         self._port = port
         self._context = context
@@ -115,6 +120,10 @@ class Pool:
         self._busy.add(connection)
         try:
             return await connection.exchange(request)
+        except StepTimeout:
+            # Whoever keeps silent on one kept connection will most likely do so on the others.
+            self._drop_idle()
+            raise
         finally:
             self._busy.discard(connection)
             if connection.reusable and not self._closed:
@@ -148,3 +157,9 @@ class Pool:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+
+def _most_connections() -> int:
+    # The hard limit: the soft one may be raised to it later.
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(1, allowed // 4)

@@ -6,12 +6,11 @@ local runs and deterministic tests. Both raise the errors below and no others of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
 
 __all__ = [
+    "Admit",
     "BucketMissing",
     "ObjectMissing",
     "Store",
@@ -22,15 +21,21 @@ __all__ = [
 ]
 
 
+#: Told of an object's size in bytes before any of it is written; what it raises is the end of the request.
+Admit: TypeAlias = Callable[[int], None]
+
+
 class StoreError(Exception):
     """A request that the store did not fulfil.
 
     `bucket` and `key` name what was asked for (`key` is empty for a request about a bucket), `code` is the
     store's own error code or a short name of ours. `retryable` tells whether the same request may succeed
     later with nothing changed on our side; what may be retried has been retried before this is raised.
+    `asked_at` is when the request that failed was sent, the last one of several, by Trio's clock; None where nobody noted it.
     """
 
     retryable = False
+    asked_at: float | None = None
 
     def __init__(self, message: str, *, bucket: str = "", key: str = "", code: str = "") -> None:
         super().__init__(message)
@@ -77,11 +82,14 @@ class StoredObject(NamedTuple):
 class Store(Protocol):
     """Objects in buckets, moved between the store and open files; never through memory as a whole."""
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         """Write the object's bytes to the descriptor `file` and return how many there were.
 
         `file` is open for writing, empty, and at its beginning. It holds the whole object when this returns, length and checksum
         verified, and anything at all when this raises. A retry starts it again by itself (truncate, seek).
+
+        `admit` is called with the object's size before the first byte is written, each time that it is begun, if the store tells
+        the size by then. What it raises ends the request at once, leaves nothing of it open, and is raised here unchanged.
 
         Raises:
             ObjectMissing, BucketMissing, StoreRefused, StoreUnavailable.

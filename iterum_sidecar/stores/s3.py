@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .http1 import Answer
+    from .port import Admit
     from .retries import RetryPolicy
     from .transport import Deadlines
 
@@ -65,8 +66,8 @@ class S3Store:
     refused; if they are others by then, they are used from there on, and the request is sent again.
     `addressing` is `path` (`host/bucket/key`) or `virtual` (`bucket.host/key`). Objects larger than
     `multipart_threshold` bytes go up in parts of `part_size` bytes, of which S3 takes no fewer than
-    5 MiB. `warn` is told, once, when something about the store weakens what we promise; by default
-    it is logged to `iterum_sidecar.stores`.
+    5 MiB. `warn` is told, once, when something about the store weakens what we promise, and when our
+    clock is found to be wrong; by default it is logged to `iterum_sidecar.stores`.
 
     Errors carry S3's own code, the HTTP status, the bucket and the key; never a secret. What may
     succeed later has been retried as `retries` says before it is raised: status 408, 429, 500 and
@@ -108,11 +109,13 @@ class S3Store:
             connections=connections,
             deadlines=deadlines,
             retries=retries,
+            warn=warn,
         )
         self._multipart_threshold = multipart_threshold
         self._part_size = part_size
         self._warn = warn
         self._trust_etag = True
+        self._etags_agree = False
 
     def __repr__(self) -> str:
         return f"<S3Store: {self._client!r}>"
@@ -139,21 +142,23 @@ class S3Store:
         """Sign all further requests with these; `renew` does so by itself when others are refused."""
         self._client.use(Credentials(access_key, secret_key, session_token))
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         """Write the object's bytes to `file`, verified, and return how many; as `Store.fetch`.
 
-        The length is that of the answer's head. The bytes are checked against the object's checksum
+        The length is that of the answer's head, and `admit` hears of it there; of a body in chunks it does not. The bytes are checked against the object's checksum
         where the store gives one for the whole object, else against an ETag that looks like an MD5.
         """
         _check_key(bucket, key)
-        sink = _FileSink(file)
+        sink = _FileSink(file, admit)
 
         async def attempt() -> int:
             await self._get(bucket, key, sink)
             if sink.is_right():
+                self._etags_agree |= sink.fingerprint() is not None
                 return sink.size
             first = sink.fingerprint()
-            if first is not None:
+            # Once an ETag has agreed, they are MD5s, and an object that does not agree is damaged.
+            if first is not None and not self._etags_agree:
                 # Damaged on its way, or an ETag that is no MD5? Damage does not come twice alike.
                 await self._get(bucket, key, sink)
                 if sink.is_right():
@@ -181,8 +186,9 @@ class S3Store:
             await multipart.upload(self._client, bucket, key, file, size, self._part_size)
             return
 
-        async def attempt() -> Answer:
-            return await self._client.send_region("put", bucket, key, "", file, 0, size)
+        async def attempt() -> None:
+            answer = await self._client.send_region("put", bucket, key, "", file, 0, size)
+            _check_etag("put", bucket, key, answer)
 
         await self._client.attempts("put", bucket, key, attempt)
 
@@ -284,6 +290,7 @@ class S3Store:
         answer = await self._client.send("get", "GET", bucket, key, extra=_WITH_CHECKSUM, sink=sink)
         if answer.status != 200:
             raise _unreadable("get", bucket, key, f"HTTP {answer.status}")
+        _check_etag("get", bucket, key, answer)
 
     async def _ask(
         self, what: str, method: str, bucket: str, key: str = "", query: str = "", data: bytes = b""
@@ -306,16 +313,20 @@ class S3Store:
 class _FileSink:
     """Writes an object to a file that it may have to begin again, and checks it on the way."""
 
-    __slots__ = ("_check", "_file", "_written", "size", "trust_etag")
+    __slots__ = ("_admit", "_check", "_file", "_written", "size", "trust_etag")
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, admit: Admit | None = None) -> None:
         self._file = file
+        self._admit = admit
         self._check: Check | None = None
         self._written = False
         self.size = 0
         self.trust_etag = True
 
     def begin(self, answer: Answer) -> None:
+        length = answer.headers.get(b"content-length")
+        if length is not None and self._admit is not None:
+            self._admit(int(length))
         if self._written:
             os.lseek(self._file, 0, os.SEEK_SET)
             os.ftruncate(self._file, 0)
@@ -353,6 +364,14 @@ def _check_key(bucket: str, key: str) -> None:
     # A request without a key is one about the bucket: a GET would list it, a DELETE remove it.
     if not key:
         raise StoreRefused("an object's key is empty", bucket=bucket, code="InvalidKey")
+
+
+def _check_etag(what: str, bucket: str, key: str, answer: Answer) -> None:
+    # All stores give one. What says 200 without may be anybody: a proxy's page about maintenance, for one.
+    if not answer.header(b"etag"):
+        raise _unreadable(
+            what, bucket, key, "HTTP 200 without an ETag, so it is not of an S3 store"
+        )
 
 
 def _location(region: str) -> bytes:

@@ -28,6 +28,8 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "Deadlines",
+    "NoAnswer",
+    "NoDescriptor",
     "StepTimeout",
     "Transport",
     "TransportError",
@@ -49,6 +51,10 @@ _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, e
 _FILE_ERRORS: Final = frozenset({errno.EIO, errno.EBADF, errno.ESTALE})
 
 
+# What socket(2) and connect(2) answer about us, and not about the peer.
+_OUR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
 class TransportError(Exception):
     """The connection failed; `code` is a short name that tells how."""
 
@@ -59,6 +65,14 @@ class ConnectFailed(TransportError):
     """No connection came about: refused, unroutable, an unknown name, or TLS could not be agreed."""
 
     code = "ConnectFailed"
+
+
+class NoDescriptor(ConnectFailed):
+    """This process or machine has no descriptor or memory free; `code` is errno's name for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.code = errno.errorcode[number]
 
 
 class CertificateRefused(TransportError):
@@ -79,6 +93,10 @@ class StepTimeout(TransportError):
     code = "Timeout"
 
 
+class NoAnswer(StepTimeout):
+    """The head of the answer did not come in its time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     """Seconds that each step of a request may take; each is a bound of its own."""
@@ -90,9 +108,10 @@ class Deadlines:
     handshake: float = 10.0
     """TLS. Two round trips and one signature, on a server that may be busy with many others."""
 
-    answer: float = 30.0
-    """From the last byte of the request to the end of the answer's head. A server that writes to a
-    slow disk answers a PUT only when that is done; AWS's own clients wait for 60 s."""
+    answer: float = 10.0
+    """From the last byte of the request to the end of the answer's head. A store that has lost our
+    request never answers, and as long as we wait for it after its return nothing goes on. One that is
+    slow gets more: twice as long each time (`client`), since AWS's own clients wait for 60 s."""
 
     progress: float = 20.0
     """Between two moments at which a body advances by at least a byte. TCP itself retransmits for
@@ -276,7 +295,10 @@ async def _connect_tcp(host: str, port: int, seconds: float) -> socket.socket:
         try:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
-            raise ConnectFailed(_reason(error)) from error
+            want = _our_want(error)
+            raise (NoDescriptor(want) if want else ConnectFailed(_reasons(error))) from error
+        except UnicodeError as error:
+            raise ConnectFailed("that is no host's name") from error
     if stream is None:
         raise StepTimeout(f"no connection came about within {seconds:g} s")
     # Trio has set TCP_NODELAY; from here on it need not know the socket.
@@ -303,6 +325,24 @@ async def _handshake(sock: ssl.SSLSocket, seconds: float) -> None:
             await wait(sock)
     if scope.cancelled_caught:
         raise StepTimeout(f"the TLS handshake did not end within {seconds:g} s")
+
+
+def _our_want(error: OSError) -> int:
+    """Return the errno of an attempt that failed for want of a descriptor or memory here; 0 if none did."""
+    causes = error.__cause__
+    attempts = causes.exceptions if isinstance(causes, ExceptionGroup) else (error,)
+    numbers = (each.errno for each in attempts if isinstance(each, OSError))
+    return next((number for number in numbers if number in _OUR_WANT), None) or 0
+
+
+def _reasons(error: OSError) -> str:
+    """Return why no address of a host could be connected to; what Trio says of them all names no reason."""
+    causes = error.__cause__
+    attempts = causes.exceptions if isinstance(causes, ExceptionGroup) else (causes,)
+    told = [
+        os.strerror(each.errno) for each in attempts if isinstance(each, OSError) and each.errno
+    ]
+    return ", ".join(dict.fromkeys(told)) or _reason(error)
 
 
 def _reason(error: OSError) -> str:

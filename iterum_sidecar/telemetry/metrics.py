@@ -123,6 +123,11 @@ class Metrics(Collector):
             "Results that came after their fragments were settled.",
             tally.late_results,
         )
+        yield _counter(
+            "stray_results",
+            "Results of hand-outs that were over, which are dropped.",
+            tally.stray_results,
+        )
         yield _counter("refused_results", "Results that were refused.", tally.refused_results)
 
     def _in_flight(self) -> Iterator[Metric]:
@@ -135,6 +140,16 @@ class Metrics(Collector):
             {stage: stages[stage] for stage in FRAGMENT_STAGES},
         )
         yield _gauge("window_fragments", "Fragments that may be in flight.", sidecar.window)
+        yield _gauge(
+            "volume_held_bytes",
+            "Bytes of input files that are on the volume, or on their way there.",
+            sidecar.volume_held,
+        )
+        yield _gauge(
+            "volume_budget_bytes",
+            "How many of them there may be; infinite without a bound.",
+            sidecar.volume_budget,
+        )
         yield _gauges(
             "channel_items",
             "What waits in the channels between the stages, by where they lead.",

@@ -55,6 +55,9 @@ def probe(question: str, environment: Mapping[str, str]) -> Verdict:
     silence = time.time() - changed
     if silence > LONGEST_SILENCE:
         return Verdict(False, f"{told}; but no heart-beat for {silence:.0f} s")
+    if silence < -LONGEST_SILENCE:
+        # The clock was set back. Who lives beats again within seconds; of who does not this would say that it lives, for hours.
+        return Verdict(False, f"{told}; but its last heart-beat is {-silence:.0f} s in the future")
     return Verdict(state in PROBES[question], told)
 
 

@@ -6,6 +6,7 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import trio
 
 from iterum_sidecar import __version__
 
@@ -38,7 +39,11 @@ def status_of(subject: Subject, uptime: float) -> bytes:
                     "health": health,
                     "uptime_seconds": round(uptime, 3),
                     "window": sidecar.window,
+                    "volume_held_bytes": sidecar.volume_held,
+                    # JSON has no infinity; null is no bound.
+                    "volume_budget_bytes": sidecar.volume_budget,
                     "connections": sidecar.connections,
+                    "tasks": trio.lowlevel.current_statistics().tasks_living,
                     "channels": sidecar.channel_depths(),
                     "fragments_in_flight": len(fragments),
                     "fragments": [_fragment(entry, now) for entry in oldest],

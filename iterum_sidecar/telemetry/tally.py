@@ -25,6 +25,8 @@ class Tally:
     dead_letters_by_kind: Counter[str] = field(default_factory=Counter)
     refused_results: int = 0
     late_results: int = 0
+    stray_results: int = 0
+    """Results that were dropped because they came of hand-outs that were over."""
     struck: int = 0
     given_back: int = 0
     repeated: int = 0
@@ -47,6 +49,7 @@ class Tally:
         unusual = {
             "refused_results": self.refused_results,
             "late_results": self.late_results,
+            "stray_results": self.stray_results,
             "struck": self.struck,
             "given_back": self.given_back,
             "repeated": self.repeated,

@@ -7,12 +7,12 @@ import math
 import os
 import shutil
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -23,6 +23,9 @@ from iterum_sidecar.settings import Settings, read_settings
 from iterum_sidecar.sidecar import Sidecar, queues_of
 from iterum_sidecar.stores.directory import DirectoryStore
 from iterum_sidecar.telemetry.tally import Tally
+
+if TYPE_CHECKING:
+    from iterum_sidecar.hangs import EndTransformation
 
 INPUT, OUTPUT, LINEAGE, DEAD = "in", "out", "hash-lineage", "in-dead-letter"
 
@@ -216,7 +219,11 @@ class Row:
         )
 
     def make_sidecar(
-        self, upstream: FinishedOnRequest, *, standstill_after: float = math.inf
+        self,
+        upstream: FinishedOnRequest,
+        *,
+        standstill_after: float = math.inf,
+        end_transformation: EndTransformation | None = None,
     ) -> Sidecar:
         settings = self.settings()
 
@@ -234,6 +241,7 @@ class Row:
             upstream=lambda _ledger: upstream,
             tally=self.tally,
             standstill_after=standstill_after,
+            end_transformation=end_transformation,
         )
 
     async def connect(self) -> StepConnection:
@@ -308,16 +316,21 @@ class Row:
         `results_of` tells how many results the transformation makes of a fragment.
         """
         dead: set[bytes] = set()
+        struck: Counter[bytes] = Counter()
         confirmed: dict[tuple[str, str], set[str]] = {}
         for kind, queue, body in self.broker.events:
             if kind == "confirmed" and queue == DEAD:
                 dead.add(body)
+            elif kind == "confirmed" and queue == INPUT:
+                struck[body] += 1
             elif kind == "confirmed":
                 message = json.loads(body)
                 description = message["description"] if queue == LINEAGE else message
                 for ancestor in description["metadata"]["predecessors"]:
                     identities = confirmed.setdefault((queue, ancestor), set())
                     identities.add(description["metadata"]["fragment_id"])
+            elif struck[body]:
+                struck[body] -= 1  # it is in the queue again
             elif body not in dead:
                 own = json.loads(body)["metadata"]["fragment_id"]
                 for each in (OUTPUT, LINEAGE):

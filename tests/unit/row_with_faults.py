@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from iterum_sidecar.stores.port import Store
+    from iterum_sidecar.stores.port import Admit, Store
 
 
 def id_of(fragment: dict[str, Any]) -> str:
@@ -84,8 +84,8 @@ class FaultyStore:
     def __init__(self, root: Path) -> None:
         self._sound = DirectoryStore(root)
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
-        return await self._sound.fetch(bucket, key, file)
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
+        return await self._sound.fetch(bucket, key, file, admit=admit)
 
     async def put(self, bucket: str, key: str, file: int, size: int) -> None:
         await self._sound.put(bucket, key, file, size)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from iterum_sidecar import fencing, ordinals
 from iterum_sidecar import ledger as ledger_module
 from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, State, Verdict
 from iterum_sidecar.identity import OutputIdentity
 from iterum_sidecar.ledger import Ledger
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-FILES = ["some files"]
-OTHER_FILES = ["other files"]
+#: The output connection of a process that has come after another one, which is that of all that names none.
+NEXT = "the next"
+FILES = ("some files",)
+OTHER_FILES = ("other files",)
 TestEntry = Entry[int, None]
 TestLedger = Ledger[int, None]
 
@@ -79,8 +82,10 @@ def test_a_delivery_of_what_was_settled_is_recognised_and_only_the_last_are(
     monkeypatch.setattr(ledger_module, "REMEMBERED", 2)
     for fragment_id in (A, B, C):
         settle(ledger, fragment_id)
-    assert [ledger.was_settled(each) for each in (A, B, C)] == [False, True, True]
-    assert ledger.admit(B, OTHER_FILES, 2, None) == (Admission.SETTLED, None)
+    assert [ledger.was_settled(each, FILES) for each in (A, B, C)] == [False, True, True]
+    assert ledger.admit(B, FILES, 2, None) == (Admission.SETTLED, None)
+    assert ledger.admit(B, OTHER_FILES, 2, None) == (Admission.CONFLICT, None)
+    assert not ledger.was_settled(B, OTHER_FILES)
     assert ledger.admit(A, FILES, 2, None)[0] is Admission.NEW
 
 
@@ -114,7 +119,7 @@ def test_a_dead_letter_is_not_remembered_so_that_a_retry_is_worked(ledger: TestL
     assert ledger.reject(entry, "no such object") == [entry]
     assert (entry.verdict, entry.reason) == (Verdict.DEAD_LETTER, "no such object")
     ledger.close(entry)
-    assert not ledger.was_settled(A)
+    assert not ledger.was_settled(A, FILES)
     assert ledger.admit(A, FILES, 2, None)[0] is Admission.NEW
 
 
@@ -141,7 +146,7 @@ def test_a_result_of_several_holds_each_of_them(ledger: TestLedger) -> None:
 
 def test_a_fragment_without_results_is_acknowledged_at_its_done(ledger: TestLedger) -> None:
     settle(ledger)
-    assert (len(ledger), ledger.out(), ledger.was_settled(A)) == (0, 0, True)
+    assert (len(ledger), ledger.out(), ledger.was_settled(A, FILES)) == (0, 0, True)
 
 
 # -- a result whose predecessors are all settled, or were never here
@@ -160,7 +165,7 @@ def test_a_result_of_nothing_in_flight_is_late_and_nothing_waits_for_it(
 def test_late_results_have_ordinals_too_and_only_the_last_kinds_keep_them(
     ledger: TestLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "LATE_KINDS", 2)
+    monkeypatch.setattr(ordinals, "LATE_KINDS", 2)
     ids = [ledger.take_result([A], None, ["x"]).output_id for _ in range(3)]
     assert len(set(ids)) == 3
     for name in ("y", "z"):
@@ -273,11 +278,11 @@ def test_what_a_dead_transformation_held_is_handed_out_again_when_its_results_ar
     assert ledger.connection_closed([one, other], death=True) == [other]
     assert ledger.output_safe(first) == [one]
     hand_out_again(ledger, one)
-    again = ledger.take_result([A], None, ["x"])
+    again = ledger.take_result([A], None, ["x"], NEXT)
     assert (again.output_id, again.repeated) == (first.output_id, True)
-    more = ledger.take_result([A], None, ["x"])
+    more = ledger.take_result([A], None, ["x"], NEXT)
     assert (more.output_id != first.output_id, more.repeated) == (True, False)
-    assert ledger.done(A) == (one, [])
+    assert ledger.done(A, NEXT) == (one, [])
     assert ledger.output_safe(more) == [one]
     assert one.verdict is Verdict.ACKNOWLEDGE
 
@@ -291,9 +296,9 @@ def test_the_first_that_condemns_a_hand_out_is_kept_until_it_is_handed_out_again
     assert ledger.connection_closed([entry], death=False) == [entry]
     hand_out_again(ledger, entry)
     assert (entry.reason, entry.kind) == ("", None)
-    ledger.refuse_result([A], "it failed", DeadLetterKind.TRANSFORMATION_FAILED)
-    ledger.refuse_result([A], "another's file")
-    assert ledger.done(A) == (entry, [entry])
+    ledger.refuse_result([A], "it failed", DeadLetterKind.TRANSFORMATION_FAILED, NEXT)
+    ledger.refuse_result([A], "another's file", source=NEXT)
+    assert ledger.done(A, NEXT) == (entry, [entry])
     assert entry.verdict is Verdict.DEAD_LETTER
     assert (entry.reason, entry.kind) == ("it failed", DeadLetterKind.TRANSFORMATION_FAILED)
 
@@ -307,7 +312,7 @@ def test_a_result_dropped_before_it_was_handed_out_again_is_published_then(
     assert ledger.output_refused(first, "it shrank") == [entry]
     hand_out_again(ledger, entry)
     assert entry.reason == ""
-    again = ledger.take_result([A], None, ["x"])
+    again = ledger.take_result([A], None, ["x"], NEXT)
     assert (again.output_id, again.repeated) == (first.output_id, False)
 
 
@@ -340,6 +345,190 @@ def test_a_done_between_two_hand_outs_is_a_no_op(ledger: TestLedger) -> None:
     assert entry.state is State.READY
 
 
+# -- what a process that was given up goes on sending
+
+
+def given_up(ledger: TestLedger, *fragment_ids: str) -> list[TestEntry]:
+    """Hand those fragments out to a process that is given up, and again."""
+    entries = hand_out(ledger, *fragment_ids)
+    ledger.connection_closed(entries, death=False)
+    for entry in entries:
+        hand_out_again(ledger, entry)
+    return entries
+
+
+def is_stray(ledger: TestLedger, *predecessors: str, source: object = None) -> bool:
+    return ledger.take_result(predecessors, None, ["x"], source).stray
+
+
+def test_what_comes_between_two_hand_outs_is_made_again(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A)
+    pending = ledger.take_result([A], None, ["x"])
+    assert ledger.connection_closed([entry], death=False) == []
+    assert is_stray(ledger, A), "its hand-out has ended, and its first result is pending"
+    assert ledger.output_safe(pending) == [entry]
+    assert is_stray(ledger, A), "it is on its way back"
+    ledger.again(entry)
+    assert is_stray(ledger, A), "it is ready"
+    assert entry.pending == 0
+
+
+def test_what_comes_between_two_lives_is_made_again(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A)
+    ledger.connection_closed([entry], death=True)
+    assert is_stray(ledger, A), "it is on its way into the queue"
+    ledger.close(entry)
+    assert is_stray(ledger, A), "it is in the queue"
+    again = admit(ledger, attempts=1)
+    assert is_stray(ledger, A), "its files are on their way"
+    ledger.is_ready(again)
+    ledger.hand_out(again)
+    assert ledger.done(A) == (None, []), "of this run all results were dropped"
+    assert again.doubted
+    assert ledger.done(A, NEXT) == (again, [again])
+    assert again.verdict is Verdict.ACKNOWLEDGE
+
+
+def test_what_is_safe_already_is_not_published_again_by_its_next_life(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A)
+    first = ledger.take_result([A], None, ["x"])
+    ledger.output_safe(first)
+    ledger.connection_closed([entry], death=True)
+    ledger.close(entry)
+    hand_out(ledger, A, attempts=1)
+    again = ledger.take_result([A], None, ["x"], NEXT)
+    assert (again.output_id, again.repeated) == (first.output_id, True)
+
+
+def test_a_dead_letter_that_is_put_back_is_published_anew(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A, attempts=2)
+    first = ledger.take_result([A], None, ["x"])
+    ledger.output_safe(first)
+    ledger.connection_closed([entry], death=True)
+    ledger.close(entry)
+    hand_out(ledger, A)
+    again = ledger.take_result([A], None, ["x"], NEXT)
+    assert (again.output_id, again.repeated) == (first.output_id, False)
+
+
+def test_of_a_hand_out_that_is_not_the_first_one_connection_may_speak(ledger: TestLedger) -> None:
+    (entry,) = given_up(ledger, A)
+    assert not is_stray(ledger, A, source=NEXT)
+    assert is_stray(ledger, A), "the process that was given up has woken"
+    assert ledger.done(A) == (None, [])
+    assert ledger.done(A, "another") == (None, []), "nor may one that has sent no result"
+    assert not is_stray(ledger, A, source=NEXT)
+    assert ledger.done(A, NEXT) == (entry, [])
+    assert is_stray(ledger, A, source=NEXT)
+    assert entry.pending == 2
+
+
+def test_a_process_that_wakes_first_may_finish_what_it_has_lost(ledger: TestLedger) -> None:
+    """Its run is whole; that of whoever has the fragment now comes too late."""
+    (entry,) = given_up(ledger, A)
+    output = ledger.take_result([A], None, ["x"])
+    assert not output.stray
+    assert is_stray(ledger, A, source=NEXT)
+    assert ledger.done(A) == (entry, [])
+    assert ledger.done(A, NEXT) == (None, [])
+    assert ledger.output_safe(output) == [entry]
+    assert entry.verdict is Verdict.ACKNOWLEDGE
+
+
+def test_a_run_that_began_before_the_hand_out_does_not_count(ledger: TestLedger) -> None:
+    """Its ordinals would begin again in the middle of it."""
+    (entry,) = hand_out(ledger, A)
+    first = ledger.take_result([A], None, ["x"])
+    ledger.connection_closed([entry], death=False)
+    assert ledger.output_safe(first) == [entry]
+    hand_out_again(ledger, entry)
+    assert is_stray(ledger, A)
+    assert ledger.done(A) == (None, [])
+    assert not is_stray(ledger, A), "by that done the run has ended; this is another"
+
+
+def test_a_hand_out_that_only_such_a_run_has_spoken_of_is_given_up_in_the_end(
+    ledger: TestLedger,
+) -> None:
+    (entry,) = hand_out(ledger, A)
+    first = ledger.take_result([A], None, ["x"])
+    ledger.connection_closed([entry], death=False)
+    ledger.output_safe(first)
+    for _ in range(3):
+        hand_out_again(ledger, entry)
+        ledger.take_result([A], None, ["x"])
+        ledger.done(A, "the connection for dones")
+        assert ledger.give_up_doubted(entry) == [entry]
+    hand_out_again(ledger, entry)
+    ledger.done(A)
+    assert ledger.give_up_doubted(entry) == [entry]
+    assert (entry.verdict, entry.kind) == (Verdict.DEAD_LETTER, DeadLetterKind.BREACH)
+    assert "several output connections" in entry.reason
+
+
+def test_a_late_result_of_what_was_handed_out_again_is_dropped(ledger: TestLedger) -> None:
+    (entry,) = given_up(ledger, A)
+    settle(ledger, B)
+    assert ledger.done(A, NEXT) == (entry, [entry])
+    assert is_stray(ledger, A)
+    ledger.close(entry)
+    assert is_stray(ledger, A)
+    assert is_stray(ledger, A, B)
+    assert not is_stray(ledger, B)
+
+
+def test_only_the_last_that_were_handed_out_again_are_known(
+    ledger: TestLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fencing.GIVEN_UP_REMEMBERED == 100_000
+    monkeypatch.setattr(fencing, "GIVEN_UP_REMEMBERED", 2)
+    for fragment_id in (A, B, C):
+        (entry,) = given_up(ledger, fragment_id)
+        ledger.done(fragment_id)
+        ledger.close(entry)
+    assert [is_stray(ledger, each) for each in (A, B, C)] == [False, True, True]
+
+
+def test_a_late_result_of_what_became_a_dead_letter_is_dropped(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A, attempts=2)
+    ledger.connection_closed([entry], death=True)
+    assert is_stray(ledger, A)
+    ledger.close(entry)
+    assert is_stray(ledger, A)
+
+
+def test_a_refused_result_of_a_process_that_was_given_up_condemns_nothing(
+    ledger: TestLedger,
+) -> None:
+    (entry,) = given_up(ledger, A)
+    ledger.take_result([A], None, ["x"], NEXT)
+    assert ledger.refuse_result([A], "it is gone") == 0
+    assert entry.reason == ""
+    assert ledger.refuse_result([A], "outside the volume", source=NEXT) == 1
+
+
+def test_a_gathered_result_that_one_of_its_fragments_counts_on_is_no_stray(
+    ledger: TestLedger,
+) -> None:
+    one, other = hand_out(ledger, A, B)
+    ledger.connection_closed([other], death=False)
+    output = ledger.take_result([A, B], None, ["x"])
+    assert (output.stray, output.entries) == (False, [one])
+    assert other.pending == 0, "it is made again"
+    hand_out_again(ledger, other)
+    assert ledger.done(B) == (None, [])
+
+
+def test_a_gathered_result_that_nothing_counts_on_is_stray_for_all(ledger: TestLedger) -> None:
+    one, other = hand_out(ledger, A, B)
+    ledger.connection_closed([one, other], death=False)
+    hand_out_again(ledger, one)
+    assert is_stray(ledger, A, B), "the other waits"
+    assert ledger.done(A) == (None, []), "or its share in that result would be lost"
+    assert not is_stray(ledger, A, source=NEXT)
+    assert ledger.done(A, NEXT) == (one, [])
+
+
 # -- blame
 
 
@@ -362,6 +551,42 @@ def test_of_several_none_is_blamed_and_all_become_suspects(ledger: TestLedger) -
     assert set(ledger.connection_closed(held, death=True)) == set(held)
     assert all(entry.suspect and entry.attempts == 0 for entry in held)
     assert {entry.verdict for entry in held} == {Verdict.AGAIN}
+
+
+def test_suspects_that_die_together_were_gathered_and_all_lose_an_attempt(
+    ledger: TestLedger,
+) -> None:
+    """Otherwise a step that dies of its batch would die of it for ever."""
+    held = hand_out(ledger, A, B, C)
+    ledger.connection_closed(held, death=True)
+    for entry in held[:2]:
+        hand_out_again(ledger, entry)
+    ledger.again(held[2])
+    fresh = hand_out(ledger, "d" * 64)
+    ledger.connection_closed([*held[:2], *fresh], death=True)
+    assert [entry.attempts for entry in (*held, *fresh)] == [1, 1, 0, 0]
+    assert fresh[0].suspect
+
+
+def test_no_fragment_loses_its_last_attempt_beside_others_that_may_be_poison(
+    ledger: TestLedger,
+) -> None:
+    (suspect,) = hand_out(ledger, A, attempts=2)
+    fresh = hand_out(ledger, B, C)
+    ledger.connection_closed([suspect, *fresh], death=True)
+    assert (suspect.attempts, suspect.verdict) == (2, Verdict.AGAIN)
+    assert all(entry.suspect for entry in fresh)
+    hand_out_again(ledger, suspect)
+    assert ledger.connection_closed([suspect], death=True) == [suspect]
+    assert suspect.verdict is Verdict.DEAD_LETTER
+
+
+def test_what_was_not_finished_in_time_says_so(ledger: TestLedger) -> None:
+    (entry,) = hand_out(ledger, A, attempts=2)
+    kind = DeadLetterKind.TIMED_OUT
+    ledger.connection_closed([entry], death=True, reason="not within 5 s", kind=kind)
+    assert (entry.verdict, entry.kind) == (Verdict.DEAD_LETTER, kind)
+    assert entry.reason == "not within 5 s (3 attempts)"
 
 
 def test_an_end_that_was_asked_for_blames_nobody(ledger: TestLedger) -> None:

@@ -1,11 +1,13 @@
 """The ledger against a naive model, by a Hypothesis state machine.
 
 The model keeps, for each life of a fragment, nothing but what has happened to it, in plain sets, and re-states the promises:
-nothing is acknowledged before everything that came of it is safe, nothing is stuck, nothing comes out under a second ID.
+nothing is acknowledged before everything that came of it is safe, nothing is stuck, nothing comes out under a second ID. Of who may
+speak for a fragment that was handed out before (`fencing.py`) it keeps the whole history, and reads the answer from that.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -20,6 +22,43 @@ ATTEMPTS = 3
 IDS = [letter * 64 for letter in "abcdef"]
 TestEntry = Entry[int, None]
 TestOutput = Output[int, None]
+SOURCES = st.sampled_from([1, 2, 3])
+HAND_OUT = 0
+
+
+class History:
+    """All that was heard of one ID: hand-outs, and the results of each source, with whether they counted, since its last done."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, bool]] = []
+        """A source, or HAND_OUT; and whether it counted."""
+        self.given_up = False
+        """Whether a hand-out has ever ended without a done that counted, or was not the first."""
+
+    def run_of(self, source: int) -> list[tuple[int, bool]]:
+        return [event for event in self.events if event[0] in {source, HAND_OUT}]
+
+    def has_open_run(self, source: int) -> bool:
+        return any(event[0] == source for event in self.events)
+
+    def counts(self, source: int) -> bool:
+        """Whether all of the open run of this source came in the hand-out that is out, and was heard."""
+        run = self.run_of(source)
+        first = next(at for at, event in enumerate(run) if event[0] == source)
+        return HAND_OUT not in {event[0] for event in run[first:]} and all(
+            heard for each, heard in run if each == source
+        )
+
+    def speakers(self) -> set[int]:
+        sources = {event[0] for event in self.events} - {HAND_OUT}
+        return {source for source in sources if self.counts(source)}
+
+    def has_dropped(self) -> bool:
+        """Whether a result of an open run did not count."""
+        return any(source != HAND_OUT and not heard for source, heard in self.events)
+
+    def end_run(self, source: int) -> None:
+        self.events = [event for event in self.events if event[0] != source]
 
 
 @dataclass(eq=False)
@@ -32,11 +71,14 @@ class Life:
     own: set[str] = field(default_factory=set)
     """Outputs that came while it was handed out; others that name it are of an earlier life, or made up."""
     handed_out: bool = False
+    hand_outs: int = 0
+    fenced: bool = False
     void: bool = False
     owed: int = 0
     done: bool = False
     refused: bool = False
     blame: int = 0
+    doubts: int = 0
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -49,9 +91,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.pending: list[TestOutput] = []
         self.fallen: list[TestEntry] = []
         self.deliveries = 0
-        self.acknowledged: set[str] = set()
+        self.acknowledged: dict[str, object] = {}
         self.newest: dict[str, TestEntry] = {}
         self.published: dict[str, tuple[object, ...]] = {}
+        self.histories: defaultdict[str, History] = defaultdict(History)
 
     # -- what the world does
 
@@ -64,7 +107,8 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         if current is None:
             if fragment_id in self.acknowledged:
-                assert admission is Admission.SETTLED
+                same = self.acknowledged[fragment_id] == other_files
+                assert admission is (Admission.SETTLED if same else Admission.CONFLICT)
                 assert entry is None
                 return
         elif not (current.verdict is Verdict.STRIKE and attempts >= current.attempts):
@@ -99,21 +143,62 @@ class LedgerMachine(RuleBasedStateMachine):
         earlier = life.unsafe & life.own
         assert not earlier, "handed out again before its earlier results were finished"
         life.own.clear()
+        self.begin(entry)
+
+    def begin(self, entry: TestEntry) -> None:
+        life, history = self.lives[entry], self.histories[entry.fragment_id]
         life.handed_out, life.void, life.refused = True, False, False
+        life.hand_outs += 1
+        history.given_up |= life.hand_outs > 1 or life.blame > 0
+        life.fenced = history.given_up
+        history.events.append((HAND_OUT, True))
         self.ledger.hand_out(entry)
+
+    # -- who may speak
+
+    def standing(self, fragment_id: str, source: int) -> str:
+        """What a result from this source is to a fragment: it counts, it may, it does not; or the fragment is not here."""
+        history, entry = self.histories[fragment_id], self.newest.get(fragment_id)
+        settled = entry is None or (entry.state is State.DONE and entry.verdict is not None)
+        if settled:
+            return "stray" if history.given_up else "not here"
+        assert entry is not None
+        life = self.lives[entry]
+        if not life.handed_out and not (life.done and entry.verdict is None):
+            return "stray"
+        if history.has_open_run(source):
+            return "counts" if history.counts(source) else "stray"
+        if not life.fenced:
+            return "counts"
+        return "may count" if life.handed_out and not history.speakers() else "stray"
+
+    def expect_result(self, predecessors: list[str], source: int) -> set[TestEntry] | None:
+        """Return the entries that a result is to be waited for by, and note it; None for a result that is stray."""
+        standings = {each: self.standing(each, source) for each in set(predecessors)}
+        dropped = "counts" not in standings.values() and "stray" in standings.values()
+        expected: set[TestEntry] = set()
+        for fragment_id, standing in standings.items():
+            if standing == "not here":
+                continue
+            heard = standing != "stray" and not dropped
+            self.histories[fragment_id].events.append((source, heard))
+            if heard:
+                expected.add(self.newest[fragment_id])
+        return None if dropped else expected
 
     @rule(
         predecessors=st.lists(st.sampled_from(IDS), min_size=1, max_size=3),
         name=st.sampled_from(["x", "y"]),
         channel=st.sampled_from([None, "errors"]),
+        source=SOURCES,
     )
-    def result(self, predecessors: list[str], name: str, channel: str | None) -> None:
-        expected = {
-            entry
-            for entry in map(self.newest.get, set(predecessors))
-            if entry is not None and entry.verdict is None
-        }
-        output = self.ledger.take_result(predecessors, channel, [name])
+    def result(self, predecessors: list[str], name: str, channel: str | None, source: int) -> None:
+        expected = self.expect_result(predecessors, source)
+        output = self.ledger.take_result(predecessors, channel, [name], source)
+        assert output.stray == (expected is None)
+        if expected is None:
+            assert not output.entries
+            return
         if output.repeated:
             first = next(
                 (each for each in self.pending if each.output_id == output.output_id), None
@@ -135,14 +220,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.lives[entry].own.add(output.output_id)
         self.pending.append(output)
 
-    @rule(predecessors=st.lists(st.sampled_from(IDS), min_size=1, max_size=3))
-    def refuse(self, predecessors: list[str]) -> None:
-        out = [
-            entry
-            for entry in map(self.newest.get, set(predecessors))
-            if entry is not None and entry.state is State.OUT
-        ]
-        assert self.ledger.refuse_result(predecessors, "outside the volume") == len(out)
+    @rule(predecessors=st.lists(st.sampled_from(IDS), min_size=1, max_size=3), source=SOURCES)
+    def refuse(self, predecessors: list[str], source: int) -> None:
+        heard = self.expect_result(predecessors, source) or set()
+        out = [entry for entry in heard if entry.state is State.OUT]
+        refused = self.ledger.refuse_result(predecessors, "outside the volume", source=source)
+        assert refused == len(out)
         for entry in out:
             self.lives[entry].refused = True
 
@@ -163,20 +246,30 @@ class LedgerMachine(RuleBasedStateMachine):
             else self.ledger.output_refused(output, "cannot be stored")
         )
 
-    @rule(fragment_id=st.sampled_from(IDS))
-    def done(self, fragment_id: str) -> None:
+    @rule(fragment_id=st.sampled_from(IDS), source=SOURCES)
+    def done(self, fragment_id: str, source: int) -> None:
         current = self.newest.get(fragment_id)
-        entry, fallen = self.ledger.done(fragment_id)
-        if current is None or not self.lives[current].handed_out:
+        history = self.histories[fragment_id]
+        if history.has_open_run(source):
+            counts = history.counts(source)
+        else:
+            fenced = current is not None and self.lives[current].fenced
+            counts = not (fenced and (history.speakers() or history.has_dropped()))
+        history.end_run(source)
+        entry, fallen = self.ledger.done(fragment_id, source)
+        if current is None or not self.lives[current].handed_out or not counts:
             assert (entry, fallen) == (None, [])
+            if current is not None and self.lives[current].handed_out:
+                assert current.doubted
             return
         assert entry is current
         life = self.lives[current]
         life.handed_out = False
         if life.void:
-            pass
+            history.given_up = True
         elif life.owed:
             life.owed -= 1
+            history.given_up = True
         else:
             life.done = True
         self.fall(fallen)
@@ -196,9 +289,25 @@ class LedgerMachine(RuleBasedStateMachine):
         void = [entry for entry in self.having(State.OUT) if self.lives[entry].void]
         if void:
             entry = data.draw(st.sampled_from(void))
-            self.lives[entry].handed_out = False
+            self.leave(entry)
             self.lives[entry].owed += 1
             self.fall(self.ledger.give_up_void(entry))
+
+    @precondition(lambda self: self.doubted())
+    @rule(data=st.data())
+    def give_up_doubted(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.doubted()))
+        self.leave(entry)
+        self.lives[entry].doubts += 1
+        self.fall(self.ledger.give_up_doubted(entry))
+
+    def doubted(self) -> list[TestEntry]:
+        return [entry for entry in self.having(State.OUT) if entry.doubted]
+
+    def leave(self, entry: TestEntry) -> None:
+        """A hand-out has ended without a done."""
+        self.histories[entry.fragment_id].given_up |= self.lives[entry].handed_out
+        self.lives[entry].handed_out = False
 
     @precondition(lambda self: self.having(State.OUT))
     @rule(data=st.data(), death=st.booleans())
@@ -209,7 +318,7 @@ class LedgerMachine(RuleBasedStateMachine):
         suspects = [entry for entry in held if entry.suspect]
         for entry in held:
             life = self.lives[entry]
-            life.handed_out = False
+            self.leave(entry)
             alone = held == [entry] or suspects == [entry]
             if death and alone and not life.void:
                 life.blame += 1
@@ -226,7 +335,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if was_done:
             assert not fallen, "a fragment that is done is acknowledged, not given back"
         else:
-            self.lives[entry].handed_out = False
+            self.leave(entry)
         self.fall(fallen)
 
     @precondition(lambda self: self.fallen)
@@ -246,8 +355,10 @@ class LedgerMachine(RuleBasedStateMachine):
         del self.lives[entry]
         if self.newest.get(entry.fragment_id) is entry:
             del self.newest[entry.fragment_id]
+            if not self.histories[entry.fragment_id].given_up:
+                del self.histories[entry.fragment_id]
         if entry.verdict is Verdict.ACKNOWLEDGE:
-            self.acknowledged.add(entry.fragment_id)
+            self.acknowledged[entry.fragment_id] = entry.signature
 
     # -- what is promised
 
@@ -293,11 +404,14 @@ class LedgerMachine(RuleBasedStateMachine):
             for entry in self.having(State.WAITING):
                 self.ledger.is_ready(entry)
             for entry in self.having(State.READY):
-                self.lives[entry].handed_out = True
-                self.lives[entry].void = self.lives[entry].refused = False
-                self.ledger.hand_out(entry)
+                self.begin(entry)
             for entry in self.having(State.OUT):
-                self.done(entry.fragment_id)
+                for source in (1, 2, 3):
+                    self.done(entry.fragment_id, source)
+            for entry in self.doubted():
+                self.leave(entry)
+                self.lives[entry].doubts += 1
+                self.fall(self.ledger.give_up_doubted(entry))
         assert not self.lives, f"stuck: {list(self.lives)}"
 
 

@@ -17,6 +17,7 @@ from iterum_sidecar.cargo import FragmentCargo, FragmentLedger, FragmentRoster, 
 from iterum_sidecar.exit_codes import (
     BadConfiguration,
 )
+from iterum_sidecar.hangs import Hangs
 from iterum_sidecar.identity import OutputIdentity
 from iterum_sidecar.ledger import Ledger
 from iterum_sidecar.roster import Roster
@@ -65,6 +66,7 @@ async def test_a_void_hand_out_whose_done_is_on_its_way_is_not_given_up(
                 start_timeout=1,
                 return_timeout=1,
                 kill_timeout=1,
+                hangs=Hangs(0, roster, tell=lambda _parting: None),
             )
             to_settle, _fallen = trio.open_memory_channel[Any](10)
             news, _news = trio.open_memory_channel[News](10)
@@ -139,6 +141,14 @@ def test_a_message_can_be_taken_and_published_again_whatever_its_headers(propert
         {"MQ_INPUT_QUEUE": "q" * 250},
         {"ITERUM_CONFIG": '{"queue_mapping":{"a":""}}'},
         {"ITERUM_CONFIG": '{"queue_mapping":{"a":"' + "q" * 256 + '"}}'},
+        {"ITERUM_CONFIG": '{"config_files":{"a":"' + "q" * 256 + '"}}'},
+        {"ITERUM_CONFIG": '{"config_files":{"a":"x/y","b":"x"}}'},
+        {"DATA_VOLUME_PATH": "/v\udcff"},
+        {"ITERUM_NAME": "\udcff"},
+        {"MQ_BROKER_URL": "amqp://guest:\udcff@host"},
+        {"MINIO_OUTPUT_BUCKET": "a/b"},
+        {"MINIO_OUTPUT_BUCKET": ".."},
+        {"SIDECAR_S3_REGION": "us-east-1\r\nx-amz-acl: public-read"},
     ],
     ids=lambda wrong: str(wrong)[:60],
 )

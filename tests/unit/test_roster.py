@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterum_sidecar.entries import Entry
-from iterum_sidecar.roster import MAX_DEPTH, STARVED_AFTER, Roster, Seat
+from iterum_sidecar.roster import ISOLATION_PATIENCE, MAX_DEPTH, STARVED_AFTER, Roster, Seat
 
 TestEntry = Entry[int, None]
 TestSeat = Seat[int, None]
@@ -186,7 +186,8 @@ def test_a_seat_empties_before_it_gets_a_suspect() -> None:
     assert assign(roster) == [(seat, suspect)]
 
 
-def test_the_next_suspect_goes_out_when_the_seat_of_the_last_has_left() -> None:
+def test_the_next_suspect_goes_out_when_the_end_of_the_last_has_been_judged() -> None:
+    """Before that it could die of the same death, and nobody would know which of them was to blame."""
     roster: TestRoster = Roster(1)
     seat = roster.sit()
     first, second = fill(roster, 2, suspect=True)
@@ -194,7 +195,66 @@ def test_the_next_suspect_goes_out_when_the_seat_of_the_last_has_left() -> None:
     other = roster.sit()
     assert assign(roster) == []
     assert roster.leave(seat) == [first]
+    assert assign(roster) == []
+    roster.judged(first)
     assert assign(roster) == [(other, second)]
+
+
+def test_a_suspect_whose_done_comes_after_its_seat_has_left_keeps_no_other_waiting() -> None:
+    roster: TestRoster = Roster(1)
+    seat = roster.sit()
+    first, second = fill(roster, 2, suspect=True)
+    assign(roster)
+    roster.leave(seat)
+    roster.done(first, 1.0)
+    other = roster.sit()
+    assert assign(roster) == [(other, second)]
+
+
+def on_its_last_attempt(roster: TestRoster) -> TestEntry:
+    last = entry(99, suspect=True)
+    last.attempts = 2
+    roster.add(last)
+    return last
+
+
+def test_a_suspect_on_its_last_attempt_goes_out_when_nothing_else_is() -> None:
+    """Of what is handed out for the first time beside it, something may be poison too."""
+    roster: TestRoster = Roster(1, attempts=3)
+    one, other = roster.sit(), roster.sit()
+    first, second, third = fill(roster, 3)
+    assert assign(roster) == [(one, first), (other, second)]
+    last = on_its_last_attempt(roster)
+    roster.done(first, 1.0)
+    assert assign(roster, 1.0) == [], "the seat is kept free"
+    roster.done(second, 2.0)
+    ((seat, handed),) = assign(roster, 2.0)
+    assert handed is last
+    roster.done(last, 3.0)
+    assert [each for _, each in assign(roster, 3.0)] == [third]
+    assert seat.held in ([], [third])
+
+
+def test_it_does_not_wait_for_ever_for_what_hangs() -> None:
+    roster: TestRoster = Roster(1, attempts=3)
+    roster.sit()
+    other = roster.sit()
+    fill(roster, 1)
+    assign(roster, 5.0)
+    last = on_its_last_attempt(roster)
+    assert assign(roster, 5.0 + ISOLATION_PATIENCE - 0.1) == []
+    assert assign(roster, 5.0 + ISOLATION_PATIENCE) == [(other, last)]
+
+
+def test_it_does_not_wait_beside_a_connection_that_gathers() -> None:
+    """That one would wait for more, and never be empty."""
+    roster: TestRoster = Roster(1, attempts=3)
+    gathering = roster.sit()
+    (first,) = fill(roster, 1)
+    assert assign(roster) == [(gathering, first)]
+    roster.deepen(gathering)
+    last = on_its_last_attempt(roster)
+    assert assign(roster) == [(gathering, last)]
 
 
 # -- starvation
@@ -261,18 +321,20 @@ def test_what_does_not_fit_one_connection_goes_to_another() -> None:
     assert list(roster.assign(0.0)) == [(narrow, second)]
 
 
-def test_the_entries_of_a_void_hand_out_that_are_held_are_known() -> None:
+def test_the_entries_of_which_a_done_may_never_come_are_known() -> None:
     roster: TestRoster = Roster(2)
     roster.sit()
     first, second = fill(roster, 2)
     first.void = True
-    assert roster.void_held() == []
+    assert roster.unsure_held() == []
     assign(roster)
-    assert roster.void_held() == [first]
+    assert roster.unsure_held() == [first]
     assert roster.idle_for(3.0) == 3.0
     roster.done(first, 4.0)
-    assert roster.void_held() == []
-    assert second.void is False
+    assert roster.unsure_held() == []
+    assign(roster, 5.0)
+    second.doubted = True
+    assert roster.unsure_held() == [second]
 
 
 # -- all together
@@ -288,6 +350,7 @@ class Play:
     added: list[TestEntry] = field(default_factory=list)
     handed: list[TestEntry] = field(default_factory=list)
     ended: list[TestEntry] = field(default_factory=list)
+    unjudged: list[TestEntry] = field(default_factory=list)
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -302,7 +365,12 @@ class Play:
             self.added.append(entry(len(self.added), suspect=what != "add"))
             self.roster.add(self.added[-1])
         elif what == "leave" and self.seats:
-            self.ended += self.roster.leave(self.seats.pop(which % len(self.seats)))
+            left = self.roster.leave(self.seats.pop(which % len(self.seats)))
+            self.ended += left
+            self.unjudged += left
+        elif what == "judge":
+            while self.unjudged:
+                self.roster.judged(self.unjudged.pop())
         elif what == "done" and held:
             self.ended.append(held[which % len(held)])
             self.roster.done(self.ended[-1], self.now)
@@ -322,7 +390,7 @@ class Play:
         assert self.roster.held == len(self.handed) - len(self.ended)
 
 
-EVENTS = st.sampled_from(["sit", "add", "add", "add a suspect", "done", "leave", "deepen"])
+EVENTS = st.sampled_from(["sit", "add", "add", "add a suspect", "done", "leave", "judge", "deepen"])
 
 
 @given(depth=st.integers(1, 3), events=st.lists(st.tuples(EVENTS, st.integers(0, 9)), max_size=60))
@@ -333,6 +401,7 @@ def test_everything_that_is_added_is_handed_out_exactly_once(
     for what, which in events:
         play.act(what, which)
     play.act("sit", 0)
+    play.act("judge", 0)
     for _ in range(2 * len(events) + 2):
         play.act("done", 0)
     assert sorted(each.fragment_id for each in play.handed) == [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from iterum_sidecar.sidecar import Sidecar
+    from iterum_sidecar.stores.port import Admit
 
 Clock = trio.testing.MockClock
 
@@ -32,16 +33,16 @@ class StoreThatGoes(FaultyStore):
         super().__init__(root)
         self.away = False
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         if self.away:
             raise StoreUnavailable("it is away", bucket=bucket)
-        return await super().fetch(bucket, key, file)
+        return await super().fetch(bucket, key, file, admit=admit)
 
 
 class BarredStore(FaultyStore):
     """A store of which no object can be read, but the bucket is fine."""
 
-    async def fetch(self, bucket: str, key: str, file: int) -> int:
+    async def fetch(self, bucket: str, key: str, file: int, *, admit: Admit | None = None) -> int:
         await trio.lowlevel.checkpoint()
         raise StoreRefused("no", bucket=bucket, key=key, code="InvalidObjectState")
 

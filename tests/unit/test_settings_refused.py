@@ -78,6 +78,10 @@ def test_wrong_missing_and_unknown_ones_are_named_together() -> None:
         ("SIDECAR_ATTEMPTS", ["0", "1001", "1.5", "three"]),
         ("SIDECAR_DRAIN_SECONDS", ["-1", "inf", "nan", "1e3", "10s", ".5", "5."]),
         ("SIDECAR_HANDOUT_DEPTH", ["0", "4097"]),
+        (
+            "SIDECAR_VOLUME_BUDGET",
+            ["-1", "1.5", "1.5G", "10GB", "10 G", "G", "half", "10ki", "1e9"],
+        ),
         ("SIDECAR_FRAME_LIMIT", ["1023", "2147483649", "16M"]),
         ("SIDECAR_KILL_ON_ERROR", ["no"]),
         ("SIDECAR_QUEUE_TYPE", ["Quorum", "stream"]),

@@ -114,9 +114,14 @@ class Journey:
         return self.directory / f"{self._started}-{name}.log"
 
     def start_sidecar(
-        self, *, prefetch: int | None = None, managed: bool = True, **variables: str
+        self,
+        *,
+        prefetch: int | None = None,
+        managed: bool = True,
+        command: Sequence[str] = SIDECAR,
+        **variables: str,
     ) -> Process:
-        """Start a sidecar with this step's environment, and with further variables."""
+        """Start a sidecar with this step's environment, and with further variables; `command` runs it in another way."""
         environment = self.step.sidecar_environment(
             self.broker,
             self.store,
@@ -125,7 +130,7 @@ class Journey:
             config=self.config,
         )
         environment |= {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-        self._sidecar = self._start(SIDECAR, "sidecar", environment | self.variables | variables)
+        self._sidecar = self._start(command, "sidecar", environment | self.variables | variables)
         return self._sidecar
 
     def start_step(self, name: str, *arguments: object) -> Process:

@@ -15,7 +15,8 @@ from iterum_sidecar.patience import Patience
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from iterum_sidecar.brokers.amqp import AmqpBroker, AmqpConsumer
+    from iterum_sidecar.brokers.amqp import AmqpBroker
+    from iterum_sidecar.brokers.amqp_line import AmqpConsumer
     from testbed.rabbitmq import RabbitMQ
 
 

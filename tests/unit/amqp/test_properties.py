@@ -12,6 +12,7 @@ from iterum_sidecar.amqp import Properties, ProtocolViolation
 from iterum_sidecar.amqp.properties import (
     NO_PROPERTIES,
     decode_properties,
+    encode_all_properties,
     encode_properties,
     encode_short_string,
 )
@@ -56,6 +57,29 @@ def test_what_we_encode_pamqp_encodes_alike_and_we_decode(fields: dict[str, obje
     assert decoded.headers == (fields.pop("headers") or {})
     assert decoded.delivery_mode == delivery_mode
     assert {name: getattr(decoded, name) for name in fields} == fields
+
+
+@given(
+    st.builds(
+        Properties,
+        optional(short),
+        optional(short),
+        headers,
+        optional(st.sampled_from([1, 2])),
+        optional(st.integers(0, 255)),
+        *[optional(short)] * 4,
+        optional(moments),
+        *[optional(short)] * 3,
+    )
+)
+def test_a_message_can_go_on_with_all_that_it_came_with(properties: Properties) -> None:
+    data = encode_all_properties(properties)
+    fields = properties._asdict()
+    known = commands.Basic.Properties(
+        headers=fields.pop("headers") or None, message_type=fields.pop("type"), **fields
+    )
+    assert data == known.marshal()
+    assert decode_properties(data) == properties
 
 
 def test_every_property_is_decoded() -> None:

@@ -30,6 +30,7 @@ def test_defaults_that_have_a_price_are_told_unless_another_value_is_set() -> No
         "variables",
         "MQ_PREFETCH_COUNT",
         "SIDECAR_SERVICE_TIMEOUT",
+        "SIDECAR_VOLUME_BUDGET",
         "SIDECAR_QUEUE_DURABLE",
     }
 

@@ -26,11 +26,16 @@ MODULES = [
         PACKAGE / f"{name}.py"
         for name in (
             "config_files",
+            "deaths",
+            "hangs",
+            "input_connection",
             "patience",
+            "shortages",
             "sidecar",
             "store_faults",
             "unix_sockets",
             "volume",
+            "volume_budget",
         )
     ),
 ]

@@ -50,10 +50,16 @@ class Scripted:
     open_connections: int = 0
     gate: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)
+    next_request: trio.Event = field(default_factory=trio.Event)
     closed: trio.Event = field(default_factory=trio.Event)
 
     def request_lines(self) -> list[str]:
         return [request.partition(b"\r\n")[0].decode() for request in self.requests]
+
+    async def until_requests(self, count: int) -> None:
+        """Wait until so many requests at least have come."""
+        while len(self.requests) < count:
+            await self.next_request.wait()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
@@ -78,6 +84,8 @@ class Scripted:
         head, _, body = received.partition(b"\r\n\r\n")
         self.requests.append(head)
         self.asked.set()
+        self.next_request.set()
+        self.next_request = trio.Event()
         steps = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(steps, bytes):
             steps = [steps]
@@ -115,8 +123,10 @@ def header(head: bytes, name: str) -> str | None:
 
 
 def answer(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    """An answer with a length; `length` announces another one than the body's."""
+    """An answer with a length; `length` announces another one than the body's. What is no failure has an ETag, as with every store."""
     lines = [f"HTTP/1.1 {status} Whatever", *headers]
+    if status == 200 and not any(each.lower().startswith("etag:") for each in headers):
+        lines.append('ETag: "an-etag"')
     lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 

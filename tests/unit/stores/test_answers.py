@@ -122,6 +122,10 @@ def test_a_strangers_words_stay_on_one_line() -> None:
         b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
         b"<a>&undefined;</a>",
         b"\xff\xfe",
+        b"<a>" * 9 + b"</a>" * 9,
+        b"<a><" + b"b" * 65 + b"/></a>",
+        b"<a>" + b"<b/>" * 50_001 + b"</a>",
+        b"<a>\xff</a>",
     ],
 )
 def test_documents_that_are_refused(document: bytes) -> None:
@@ -132,6 +136,12 @@ def test_documents_that_are_refused(document: bytes) -> None:
 def test_leaves() -> None:
     document = f"<r {NAMESPACE}><a>1 &lt; 2</a><s:b xmlns:s='x'><c/><c> t </c></s:b>tail</r>"
     assert leaves(document.encode()) == [("a", "1 < 2"), ("b/c", ""), ("b/c", " t ")]
+
+
+@pytest.mark.parametrize("encoding", ["foo", "utf-7", "idna", "base64", "utf-16", "latin-1"])
+def test_a_document_is_utf_8_whatever_it_says_of_itself(encoding: str) -> None:
+    document = f'<?xml version="1.0" encoding="{encoding}"?><a><b>é</b></a>'
+    assert leaves(document.encode()) == [("b", "é")]
 
 
 def test_pages() -> None:
@@ -154,9 +164,10 @@ def test_a_last_page_whose_names_are_as_they_are() -> None:
     assert page == ([StoredObject("a+b%41", 1)], "")
 
 
-def test_a_page_that_makes_no_sense() -> None:
+@pytest.mark.parametrize("size", [b"-1", b"", "\u0663".encode(), b"9" * 5000])
+def test_a_page_that_makes_no_sense(size: bytes) -> None:
     with pytest.raises(XmlRefused):
-        read_page(b"<R><Contents><Key>a</Key><Size>-1</Size></Contents></R>")
+        read_page(b"<R><Contents><Key>a</Key><Size>%b</Size></Contents></R>" % size)
 
 
 def test_upload_ids() -> None:

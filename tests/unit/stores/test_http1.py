@@ -132,6 +132,29 @@ async def test_chunks() -> None:
             assert conn.reusable
 
 
+async def test_what_follows_the_last_chunk_changes_nothing_of_the_head() -> None:
+    chunks = CHUNKED + b"4\r\nwiki\r\n0\r\nETag: other\r\nX: y\r\n\r\n"
+    for pieces in ([chunks], [chunks[:60], chunks[60:]]):
+        async with scripted(pieces) as server, connected(server.port) as conn:
+            found = await conn.exchange(Request(GET))
+            assert (found.body, found.headers) == (b"wiki", {b"transfer-encoding": b"chunked"})
+
+
+@pytest.mark.parametrize("more", [b"X: y\r\n", b"x", b"0"])
+async def test_a_body_that_goes_on_and_says_nothing(more: bytes) -> None:
+    """Trailers without end, one trailer without end, and a chunk's length without end."""
+    end = b"" if more == b"0" else b"0\r\n"
+    script: list[bytes | Act] = [
+        CHUNKED + b"4\r\nwiki\r\n" + end,
+        *([more * (KIB * 16)] * 64),
+        Act.SILENCE,
+    ]
+    async with scripted(script) as server, connected(server.port) as conn:
+        with pytest.raises(BadAnswer):
+            await conn.exchange(Request(GET))
+        assert not conn.reusable
+
+
 async def test_many_chunks() -> None:
     chunks = CHUNKED + b"".join(b"8000\r\n" + bytes(0x8000) + b"\r\n" for _ in range(64))
     async with scripted(chunks + b"0\r\n\r\n") as server, connected(server.port) as conn:

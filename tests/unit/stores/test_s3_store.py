@@ -7,6 +7,7 @@ import base64
 import hashlib
 import logging
 import os
+import socket
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -78,22 +79,22 @@ def open_store(server: Scripted, **options: Unpack[Options]) -> S3Store:
         answer(429),
         [Act.CLOSE],
         [Act.RESET],
-        [Act.SILENCE],
         [answer(200, BODY[:5], ETAG, length=len(BODY)), Act.CLOSE],
-        [answer(200, BODY[:5], ETAG, length=len(BODY)), Act.SILENCE],
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nthe o", Act.CLOSE],
         [b"HTTP/1.1 200 OK\r\n\r\nthe object's by", Act.CLOSE],
         b"garbage",
         answer(206, BODY),
         answer(204),
+        answer(507, b"full"),
+        answer(522),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\nWe will be back very soon",
         answer(200, BODY, "x-amz-checksum-crc32: AAAAAA=="),
     ],
     ids=lambda trouble: ascii(trouble)[:70],
 )
 async def test_a_fetch_is_begun_again(trouble: Answer) -> None:
-    deadlines = Deadlines(answer=0.1, progress=0.1)
     async with scripted(trouble, trouble, answer(200, BODY, ETAG)) as server:
-        async with open_store(server, deadlines=deadlines) as store:
+        async with open_store(server) as store:
             assert await fetch(store, "bucket", "key") == BODY
         assert 2 <= len(server.requests) <= 3
 
@@ -104,16 +105,14 @@ async def test_a_fetch_is_begun_again(trouble: Answer) -> None:
         (error(500, "InternalError"), "InternalError"),
         (error(503, "SlowDown"), "SlowDown"),
         ([Act.CLOSE], "ConnectionLost"),
-        ([Act.SILENCE], "Timeout"),
         ([answer(200, BODY[:5], length=99), Act.CLOSE], "ShortBody"),
         (b"garbage", "BadAnswer"),
         (answer(200, BODY, "x-amz-checksum-crc32: AAAAAA=="), "ChecksumMismatch"),
     ],
 )
 async def test_attempts_are_counted(trouble: Answer, code: str) -> None:
-    deadlines = Deadlines(answer=0.05, progress=0.05)
     async with scripted(trouble) as server:
-        async with open_store(server, deadlines=deadlines) as store:
+        async with open_store(server) as store:
             with pytest.raises(StoreUnavailable) as caught:
                 await fetch(store, "bucket", "some/key")
         assert len(server.requests) == 4
@@ -121,6 +120,95 @@ async def test_attempts_are_counted(trouble: Answer, code: str) -> None:
     assert failure.retryable
     assert (failure.bucket, failure.key, failure.code) == ("bucket", "some/key", code)
     assert str(failure).startswith("get bucket/some/key: ")
+
+
+@pytest.mark.parametrize(
+    "silence", [[Act.SILENCE], [answer(200, BODY[:5], ETAG, length=len(BODY)), Act.SILENCE]]
+)
+async def test_silence_is_left_to_the_wait_for_the_whole_store(silence: Answer) -> None:
+    """Whoever has heard nothing for so long would only be silent for four times as long."""
+    deadlines = Deadlines(answer=0.05, progress=0.05)
+    async with scripted(silence) as server:
+        async with open_store(server, deadlines=deadlines) as store:
+            before = trio.current_time()
+            with pytest.raises(StoreUnavailable) as caught:
+                await fetch(store, "bucket", "key")
+        assert len(server.requests) == 1
+    assert caught.value.code == "Timeout"
+    assert caught.value.asked_at is not None
+    assert before <= caught.value.asked_at <= trio.current_time() - 0.05
+
+
+async def test_a_store_that_is_slow_for_one_object_gets_more_time_for_that_one() -> None:
+    """An answer is waited for twice as long after each time that none came, up to eight times; then all begins anew."""
+    slow: list[Answer] = [[Act.SILENCE]] * 5
+    async with (
+        scripted(*slow, answer(200, BODY, ETAG), [Act.SILENCE]) as server,
+        open_store(server, deadlines=Deadlines(answer=0.05)) as store,
+    ):
+        told = []
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable) as caught:
+                await fetch(store, "bucket", "key")
+            told.append(str(caught.value).rpartition("no answer within ")[2])
+        assert told == ["0.05 s", "0.1 s", "0.2 s", "0.4 s", "0.4 s"]
+        assert await fetch(store, "bucket", "key") == BODY
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.05 s"):
+            await fetch(store, "bucket", "key")
+
+
+async def test_a_store_may_take_the_longer_for_its_answer_the_more_it_has_been_given() -> None:
+    async with (
+        scripted([Act.SILENCE]) as server,
+        open_store(server, deadlines=Deadlines(answer=0.05)) as store,
+    ):
+        for key, size in (("large", 512 * KIB), ("small", 1)):
+            seconds = 0.05 + size / MIB
+            with pytest.raises(StoreUnavailable, match=rf"no answer within {seconds:.3g} s"):
+                await put(store, "bucket", key, bytes(size))
+
+
+async def test_kept_connections_are_not_used_any_more_when_one_keeps_silent() -> None:
+    """What is between us and the store may have forgotten them all."""
+    good = answer(200, BODY, ETAG)
+    async with scripted(good, good, [Act.SILENCE], good) as server:
+        async with open_store(server, deadlines=Deadlines(answer=0.3)) as store:
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(fetch, store, "bucket", "key")
+            with pytest.raises(StoreUnavailable):
+                await fetch(store, "bucket", "key")
+            connections = server.connections
+            assert await fetch(store, "bucket", "key") == BODY
+        assert server.connections == connections + 1
+
+
+async def test_why_nothing_can_be_connected_to_is_told() -> None:
+    with socket.socket() as nobody:
+        nobody.bind((LOCAL, 0))
+        store = S3Store(LOCAL, nobody.getsockname()[1], "access", SECRET, retries=QUICK)
+        async with store:
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.check_bucket("bucket")
+        where = f"{LOCAL}:{nobody.getsockname()[1]}"
+    assert str(caught.value) == f"check bucket bucket: {where}: Connection refused"
+
+
+async def test_a_host_that_can_be_none_is_waited_for_like_any_other() -> None:
+    async with S3Store(f"{'a' * 64}.example", 80, "access", SECRET, retries=QUICK) as store:
+        with pytest.raises(StoreUnavailable, match="that is no host's name"):
+            await store.check_bucket("bucket")
+
+
+async def test_what_says_that_it_stored_an_object_and_is_no_store_is_not_believed() -> None:
+    """A page about maintenance, for one, with a status of 200: the object would be lost."""
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsoon"
+    async with scripted(page, answer(200)) as server, open_store(server) as store:
+        await put(store, "bucket", "key", BODY)
+        assert len(server.requests) == 2
+    async with scripted(page) as server, open_store(server) as store:
+        with pytest.raises(StoreUnavailable, match="without an ETag, so it is not of an S3 store"):
+            await put(store, "bucket", "key", BODY)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +279,20 @@ class TestEtags:
             with pytest.raises(StoreUnavailable) as caught:
                 await fetch(store, "bucket", "key")
         assert caught.value.code == "ChecksumMismatch"
+
+    async def test_where_etags_have_agreed_one_that_does_not_means_damage(self) -> None:
+        """Kept damaged, it comes alike each time: it is never handed on, and the others are compared as before."""
+        told: list[str] = []
+        damaged = answer(200, b"the object's bytez", ETAG)
+        async with (
+            scripted(answer(200, BODY, ETAG), damaged) as server,
+            open_store(server, warn=told.append) as store,
+        ):
+            assert await fetch(store, "bucket", "key") == BODY
+            with pytest.raises(StoreUnavailable) as caught:
+                await fetch(store, "bucket", "other")
+        assert caught.value.code == "ChecksumMismatch"
+        assert told == []
 
     async def test_an_etag_that_is_no_md5_is_told_once(self) -> None:
         told: list[str] = []
@@ -436,10 +538,14 @@ class TestMultipart:
         assert len(server.requests) == 6
 
     async def test_cancellation_aborts(self) -> None:
-        async with scripted(BEGUN, [Act.SILENCE], answer(204)) as server:
-            with trio.move_on_after(0.2) as scope:
-                await self.upload(server)
-            assert scope.cancelled_caught
+        async with (
+            scripted(BEGUN, [Act.SILENCE], answer(204)) as server,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self.upload, server)
+            await server.until_requests(2)
+            nursery.cancel_scope.cancel()
+            await server.until_requests(3)
         assert server.request_lines()[-1] == "DELETE /bucket/key?uploadId=the%2Fid HTTP/1.1"
 
     async def test_an_abort_has_a_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:

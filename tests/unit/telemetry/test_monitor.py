@@ -115,6 +115,7 @@ async def test_the_status_tells_of_each_fragment_in_flight(autojump_clock: Clock
             nursery.start_soon(row.run_step, slow_step)
             await trio.sleep(5)
             told = json.loads(asked(monitor, "/status")[1])
+            assert told["tasks"] == trio.lowlevel.current_statistics().tasks_living
             upstream.finished.set()
     assert told["version"] == __version__
     assert (told["step"], told["pipeline_hash"]) == ("hash-step", "hash")

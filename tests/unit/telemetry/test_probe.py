@@ -50,6 +50,17 @@ def test_without_a_heart_beat_every_answer_is_no(tmp_path: Path, question: str) 
     assert why == "ready; but no heart-beat for 35 s"
 
 
+@pytest.mark.parametrize("question", PROBES)
+def test_a_heart_beat_of_the_future_is_none(tmp_path: Path, question: str) -> None:
+    """The clock was set back; a sidecar that is dead would pass for alive until the clock is there again."""
+    file = show(tmp_path, "ready")
+    beat = time.time() + 3600
+    os.utime(file, (beat, beat))
+    passed, why = ask(question, tmp_path)
+    assert not passed
+    assert "in the future" in why
+
+
 def test_what_is_waited_for_and_why_it_ended_is_told(tmp_path: Path) -> None:
     show(tmp_path, "waiting", "the broker, the store")
     assert ask("ready", tmp_path) == Verdict(False, "waiting: the broker, the store")
