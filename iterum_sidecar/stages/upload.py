@@ -93,20 +93,30 @@ class Upload:
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
         async for cargo in from_collect:
-            try:
-                description = self._describe(cargo)
-                await self._put_all(cargo)
-            except _ResultRefused as refusal:
-                self._freight.arrived(cargo.output)
-                self._tally.refused_results += 1
-                for fallen in self._ledger.output_refused(cargo.output, str(refusal)):
-                    to_settle.send_nowait(fallen)
-                continue
-            finally:
-                for taken in cargo.files:
-                    self._volume.release(taken)
-            stored = self._tally.times.pass_output("upload", cargo)
-            await to_publish.send(Parcel(cargo.output, cargo.queue, description, stored))
+            parcel = await self._store_result(cargo, to_settle)
+            if parcel is not None:
+                await to_publish.send(parcel)
+            # Or each worker would hold what it had last until it gets another: thirty megabytes, if that was a long description.
+            del cargo, parcel
+
+    async def _store_result(
+        self, cargo: OutputCargo, to_settle: trio.MemorySendChannel[FragmentEntry]
+    ) -> Parcel | None:
+        """Store the files of a result, and return its description; None for a result that is refused."""
+        try:
+            description = self._describe(cargo)
+            await self._put_all(cargo)
+        except _ResultRefused as refusal:
+            self._freight.arrived(cargo.output)
+            self._tally.refused_results += 1
+            for fallen in self._ledger.output_refused(cargo.output, str(refusal)):
+                to_settle.send_nowait(fallen)
+            return None
+        finally:
+            for taken in cargo.files:
+                self._volume.release(taken)
+        stored = self._tally.times.pass_output("upload", cargo)
+        return Parcel(cargo.output, cargo.queue, description, stored)
 
     async def _put_all(self, cargo: OutputCargo) -> None:
         await for_each(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 IDENTITY = OutputIdentity("pipeline", "step")
-WALKS = 3000
+WALKS = 2000
 STEPS = 80
 TestEntry = Entry[int, None]
 TestOutput = Output[int, None]
@@ -36,6 +36,7 @@ class Run:
     """What a process has still to send of one hand-out: names of results, and None for each done."""
 
     entries: list[TestEntry]
+    hand_outs: list[int]
     left: list[str | None]
     lost: bool = False
     """Whether its hand-out has been ended from outside."""
@@ -74,7 +75,7 @@ class World:
         acts = [
             *[self.deliver, self.hand_out, self.send, self.send, self.send],
             *[self.carry_out, self.make_outputs_safe, self.close_input, self.close_input],
-            *[self.leave_work, self.die, self.give_up_doubted, self.breach],
+            *[self.leave_work, self.die, self.give_up_doubted, self.breach, self.give_up_void],
         ]
         for _ in range(STEPS):
             self.random.choice(acts)()
@@ -111,7 +112,8 @@ class World:
         for entry in entries:
             self.ledger.hand_out(entry)
         names = self.work[entries[0].fragment_id]
-        process.runs.append(Run(entries, [*names, *[None] * len(entries)]))
+        hand_outs = [entry.hand_outs for entry in entries]
+        process.runs.append(Run(entries, hand_outs, [*names, *[None] * len(entries)]))
 
     # -- the processes
 
@@ -159,8 +161,8 @@ class World:
             entry
             for run in process.runs
             if not run.lost
-            for entry in run.entries
-            if entry.state is State.OUT
+            for entry, number in zip(run.entries, run.hand_outs, strict=True)
+            if entry.state is State.OUT and entry.hand_outs == number
         ]
         for run in process.runs:
             run.lost = True
@@ -182,6 +184,12 @@ class World:
         """An output connection of somebody's else breaks in the middle of a frame."""
         if self.random.random() < 0.3:
             self.ledger.breach("garbage")
+
+    def give_up_void(self) -> None:
+        """One fragment that a breach has made void is given up, maybe out of the middle of a batch."""
+        void = [entry for entry in self.having(State.OUT) if entry.void]
+        if void:
+            self.fallen += self.ledger.give_up_void(self.random.choice(void))
 
     def give_up_doubted(self) -> None:
         """What is doubted is given up when its holder has read all that it was sent, and waits for input."""
