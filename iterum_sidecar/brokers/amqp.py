@@ -78,9 +78,17 @@ class QueuePolicy:
                 f"a message of {len(body):,} bytes; the broker takes {self.largest_message:,} (its max_message_size)"
             )
 
-    def arguments(self) -> dict[str, Any] | None:
-        """Return the arguments of a declaration; a quorum queue of ours never drops a message for having been delivered often."""
-        return {"x-queue-type": "quorum", "x-delivery-limit": -1} if self.quorum else None
+    def arguments(self, version: str) -> dict[str, Any] | None:
+        """Return the arguments of a declaration; a quorum queue of ours never drops a message for having been delivered often.
+
+        RabbitMQ has a limit of its own from 4.0 on, and -1 lifts it. Before, it has none, and takes -1 for "drop at the first return" (seen
+        on 3.10.8: all of 2,000 messages were gone). A broker that does not tell its `version` gets no argument.
+        """
+        if not self.quorum:
+            return None
+        major = version.partition(".")[0]
+        limit = {"x-delivery-limit": -1} if major.isdigit() and int(major) >= 4 else {}
+        return {"x-queue-type": "quorum", **limit}
 
 
 @asynccontextmanager
@@ -276,7 +284,9 @@ class AmqpBroker:
             await channel.declare_queue(
                 queue,
                 durable=durable or policy.durable or policy.quorum,
-                arguments=policy.arguments(),
+                arguments=policy.arguments(
+                    str(self.connection.server_properties.get("version", ""))
+                ),
             )
 
     @asynccontextmanager

@@ -155,3 +155,16 @@ def test_a_message_can_be_taken_and_published_again_whatever_its_headers(propert
 def test_a_variable_that_no_library_can_use_is_bad_configuration(wrong: dict[str, str]) -> None:
     with pytest.raises(BadConfiguration):
         read_settings(ENVIRONMENT | wrong)
+
+
+@pytest.mark.parametrize(
+    ("version", "limit"), [("3.10.8", None), ("4.0.5", -1), ("4.3.6", -1), ("10.1", -1), ("", None)]
+)
+def test_a_quorum_queue_is_never_declared_so_that_it_drops_what_comes_back(
+    version: str, limit: int | None
+) -> None:
+    """Before RabbitMQ 4 a limit of -1 drops each message at its first return."""
+    arguments = QueuePolicy(quorum=True).arguments(version)
+    assert arguments is not None
+    assert arguments.get("x-delivery-limit") == limit
+    assert QueuePolicy().arguments(version) is None
