@@ -4,6 +4,8 @@ What one fragment hangs may hang a whole process, with all of its connections. S
 others that hold something has finished one since, or is late too: then those that are late are given up together, as one death.
 A connection that waits for input does not hang, it gathers. That is found out as handout does it: it is sent the length of its next
 frame, long before it is late, and has read that or has not. The time of what has not been read yet has not begun.
+Where nobody can end the process, its idle connections stay, and hang with the next fragment that they are handed. That one is not to
+blame: a connection that was there when another hung is doubtful until it has finished something.
 """
 
 from __future__ import annotations
@@ -72,11 +74,15 @@ class Hangs:
             seconds=round(max(now - each.seat.moved_at for each in late), 1),
             have_been_read=bool(have_read),
         )
-        # What was never read hangs nothing.
-        self._part_from([each for each in late if each not in have_read])
-        self._part_from(have_read, hung_for=self._timeout)
+        # What was never read hangs nothing, and what went to a process that hung already neither.
+        to_blame = [each for each in have_read if not each.is_doubtful]
+        self._part_from([each for each in late if each not in to_blame])
+        self._part_from(to_blame, hung_for=self._timeout)
         if self._end_transformation is None:
             self._roster.given_up += len(late)
+            if to_blame:  # or a process that connects again each time would hang, and nothing ever be to blame
+                for each in connections.values():
+                    each.doubted_at = now
             return
         self.is_ending = True
         try:

@@ -118,6 +118,9 @@ class Ledger(Generic[DeliveryT, WorkT]):
             else:
                 entry.deliveries.append(delivery)
                 entry.editions.append(edition)
+                # The next edition of it must be one that none of these is.
+                entry.attempts = max(entry.attempts, attempts)
+                entry.suspect |= suspect or attempts > 0
                 return Admission.JOINED, entry
         elif fragment_id in self._settled:
             same = self.was_settled(fragment_id, signature)

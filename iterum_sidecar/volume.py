@@ -428,7 +428,7 @@ class Volume:
         return size > self.capacity() and os.lseek(descriptor, 0, os.SEEK_HOLE) < size
 
     def _relative(self, path: str) -> list[str]:
-        if len(path) > MAX_LOCAL_PATH_BYTES:
+        if len(os.fsencode(path)) > MAX_LOCAL_PATH_BYTES:
             raise PathRefused(
                 f"{path[:200]!r} is longer than the {MAX_LOCAL_PATH_BYTES} bytes that a path may have"
             )

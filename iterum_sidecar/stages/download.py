@@ -131,6 +131,8 @@ class Download:
                 to_handout.send_nowait(entry)
             finally:
                 share.downloaded()
+            # Or each worker would hold the message that it had last until it gets another.
+            del entry, share
 
     async def _make_ready(self, entry: FragmentEntry, share: Share) -> None:
         """Fetch all files of a fragment, from the beginning as often as it has to give way."""

@@ -133,7 +133,8 @@ class Handout:
             held, death = [], False
         else:
             # What was never read killed nobody; a kill message that was never read asked for nothing.
-            death = connection.killed or not (unread and len(held) == 1)
+            was_read = connection.killed or not (unread and len(held) == 1)
+            death = was_read and not connection.is_doubtful
         to_collect.send_nowait(Parting([(entry, entry.hand_outs) for entry in held], death=death))
 
     def _says_kill(self) -> bool:

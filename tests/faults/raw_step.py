@@ -151,7 +151,6 @@ def warnings_of(sidecar: Process, message: str = "") -> list[dict[str, Any]]:
 
 def check_sound(journey: Journey, sidecar: Process, ended: Exit, most: int = MOST_MEMORY) -> None:
     """Assert what is true of a sidecar's life beside any transformation: little memory, no fault of its own, no secret taken."""
-    print(f"peak memory: {ended.peak_memory:,}")
     assert ended.peak_memory < most, f"{ended.peak_memory:,} bytes"
     assert "raceback" not in sidecar.log_text()
     for line in sidecar.log_text().splitlines():

@@ -284,7 +284,7 @@ def test_long_descriptions_are_on_their_way_up_to_a_bound(journey: Journey) -> N
             step.send(step.result_of(own, path, f"{number}", custom="x" * (15 << 20)))
         step.answer(own, files)
         assert step.answer_rest() == 0
-        end_well(journey, sidecar, MOST_MEMORY + (360 << 20))
+        end_well(journey, sidecar, MOST_MEMORY + (180 << 20))
     assert len(journey.outcome(once=False).outputs) == 41
 
 

@@ -22,6 +22,8 @@ __all__ = ["Summary", "run_campaign", "run_some"]
 SEED_LIMIT = 60
 #: Seeds that a process is given at a time.
 PORTION = 50
+#: Seeds between two looks of Python's garbage collector.
+SEEDS_A_COLLECTION = 10
 #: Of so many seeds that failed all is shown; of the rest, the numbers.
 MOST_SHOWN = 3
 
@@ -77,8 +79,10 @@ class _TooLong(BaseException):
 def run_some(first: int, count: int) -> Summary:
     """Run some seeds."""
     summary = Summary()
-    for seed in range(first, first + count):
+    for number, seed in enumerate(range(first, first + count), 1):
         summary.add(_run_one(seed))
+        if number % SEEDS_A_COLLECTION == 0 and not gc.isenabled():
+            gc.collect()
     return summary
 
 
@@ -141,9 +145,10 @@ def _run_all(portions: list[tuple[int, int]], processes: int) -> Iterator[Summar
 
 
 def _prepare() -> None:
-    # What has been imported by now lives for ever, and is not worth looking through again and again.
+    # What has been imported by now lives for ever, and a run leaves a few megabytes: the collector looks when it is told to.
     gc.collect()
     gc.freeze()
+    gc.disable()
 
 
 def _run_portion(portion: tuple[int, int]) -> Summary:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.simulation.evidence import Evidence
 from tests.simulation.expected import Output, output, outputs_of
 from tests.simulation.names import DEAD, INPUT, LINEAGE, OUTPUT, SIDE
 from tests.simulation.plan import ATTEMPTS
-from tests.simulation.transformation import UNREAD_KILL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +27,6 @@ __all__ = ["check", "fates_of"]
 
 #: What more is not kept is of no use to anyone.
 MOST_VIOLATIONS = 12
-#: What may make work be done again, or published again.
-_EXCUSES = frozenset({"lost", "back", "killed", "died", "left", "breach"})
 #: Kinds of dead letters that say that the transformation died too often, or could not be understood too often.
 _BLAMES = frozenset({"transformation_died", "breach", "timed_out"})
 _DEAD_LETTER_OF: dict[Nature, str] = {
@@ -66,6 +64,10 @@ def fates_of(world: World) -> Counter[str]:
     return fates
 
 
+def _is_several(editions: list[Fragment]) -> bool:
+    return len(editions) > 1
+
+
 class _Checker:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -88,14 +90,7 @@ class _Checker:
         """What has come out, by its ID."""
         self._groups: dict[str, list[Fragment]] = {}
         """What each output of a gathering step came of."""
-        self._excused_from = next(
-            (
-                moment
-                for moment, event in enumerate(self._events, 1)
-                if event.kind in _EXCUSES or (event.kind == "ends" and event.what != "done")
-            ),
-            len(self._events) + 1,
-        )
+        self._evidence = Evidence(self._plan, self._world.history)
 
     def run(self) -> list[str]:
         self._check_outputs()
@@ -163,16 +158,11 @@ class _Checker:
             )
             for file in message["files"]
         )
-        if found != expected.files and not self._may_hold_one_twice():
+        if found != expected.files and not self._evidence.was_confused():
             self._say(f"{expected.name} should hold {expected.files}, and holds {found}")
 
-    def _may_hold_one_twice(self) -> bool:
-        """Tell whether a fragment can be twice in what was gathered: after a breach it is handed out again to a step that still has it."""
-        struck = self._world.history.struck
-        return self._plan.shape == "gather" and bool(struck["breach"] or struck["half a frame"])
-
     def _excuse_repeat(self, name: str, arrival: Arrival, predecessors: list[str]) -> None:
-        if arrival.moment > self._excused_from:
+        if arrival.moment > self._evidence.excused_from:
             return
         copies = max(self._copies(each.rstrip("-")) for each in predecessors)
         if self._plan.pods == 1 or copies == 1:
@@ -183,7 +173,7 @@ class _Checker:
 
     def _check_groups(self) -> None:
         """See that what was gathered was gathered once, unless it had to be done again."""
-        if self._excused_from <= len(self._events):
+        if self._evidence.excused_from <= len(self._events):
             return
         counts = Counter(each.name for group in self._groups.values() for each in group)
         for name, count in counts.items():
@@ -197,9 +187,12 @@ class _Checker:
             described.add(message["description"]["metadata"]["fragment_id"])
             if message["transformation_step"] != "hash-step":
                 self._say(f"a lineage message names the step {message['transformation_step']}")
-        # What was published and not made safe stays as it is, if it is gathered otherwise the next time, or lost by the broker.
-        regrouped = self._plan.shape == "gather" and self._excused_from <= len(self._events)
-        excused = regrouped or bool(self._world.erased)
+        # What was published and not made safe stays as it is, if it is gathered otherwise the next time, is a conflict by then, or is
+        # lost by the broker.
+        otherwise = self._plan.shape == "gather" or any(map(_is_several, self._fragments.values()))
+        excused = bool(self._world.erased) or (
+            otherwise and self._evidence.excused_from <= len(self._events)
+        )
         for output_id, found in self._outputs.items():
             if output_id not in described and not excused:
                 self._say(f"{found.name} has no lineage")
@@ -215,7 +208,10 @@ class _Checker:
             seen[arrival.body] += 1
             if arrival.body not in known:
                 self._say(f"a dead letter that nobody put on the queue: {arrival.body!r}")
-            elif seen[arrival.body] > known[arrival.body] and arrival.moment < self._excused_from:
+            elif (
+                seen[arrival.body] > known[arrival.body]
+                and arrival.moment < self._evidence.excused_from
+            ):
                 self._say(
                     f"{self._world.names.of(arrival.body)} is a dead letter twice, and nothing had gone wrong"
                 )
@@ -230,20 +226,6 @@ class _Checker:
             for arrival in self._of_queue[DEAD]
             if arrival.body in wanted
         ]
-
-    def _blames(self, name: str) -> int:
-        """Return how many deaths and breaches can be blamed on a fragment."""
-        several = self._plan.depth > 1 or self._plan.shape == "gather"
-        delivered = False
-        count = 0
-        for event in self._events:
-            if event.what == name and event.kind == "delivered":
-                delivered = True
-            elif event.kind in {"died", "left", "breach"}:
-                # What was in a connection and not read is not held, and is out all the same.
-                unseen = delivered and (several or event.kind == "breach")
-                count += unseen or name in event.what.split()
-        return count
 
     # -- every fragment has one fate
 
@@ -268,41 +250,25 @@ class _Checker:
                 )
             return
         allowed = {_DEAD_LETTER_OF.get(fragment.nature)}
-        if self._blames(name) >= ATTEMPTS:
+        if self._evidence.blames(name) >= ATTEMPTS:
             allowed |= _BLAMES
         if not alone:
             allowed.add("conflict")
-        if self._was_beside_one_that_escaped(name):
+        if self._evidence.was_beside_one_that_escaped(name):
             allowed.add("result_refused")
         if not set(kinds) <= allowed:
             self._say(
-                f"{name}, a {fragment.nature} one, is a dead letter for {kinds}, after {self._blames(name)} deaths"
+                f"{name}, a {fragment.nature} one, is a dead letter for {kinds}, after {self._evidence.blames(name)} deaths"
             )
 
     def _was_erased(self, name: str) -> bool:
         """Tell whether the broker lost it with a queue while no sidecar had it that went on to its end."""
+        # Of two fragments of one ID nobody knows here which one it was.
+        several = _is_several(self._fragments[name])
         return any(
-            name in names and not self._was_in_safe_hands(name, moment)
+            name in names and (several or not self._evidence.was_in_safe_hands(name, moment))
             for moment, names in self._world.erased
         )
-
-    def _was_in_safe_hands(self, name: str, moment: int) -> bool:
-        """Tell whether a sidecar had handed it out by a moment, and ended with all done after that."""
-        having: set[str] = set()
-        for event in self._events[:moment]:
-            if event.kind == "took" and event.what == name:
-                having.add(event.who[0])
-            elif event.kind == "ends" or (
-                # What was struck is back in the queue.
-                event.kind in {"acknowledge", "give back"} and event.what == name
-            ):
-                having.discard(event.who[0])
-        for event in self._events[moment:]:
-            if event.kind == "ends" and event.who[0] in having:
-                if event.what == "done":
-                    return True
-                having.discard(event.who[0])
-        return False
 
     def _is_complete(self, fragment: Fragment) -> bool:
         if fragment.nature not in {"good", "escaping"}:
@@ -314,12 +280,6 @@ class _Checker:
         if not all(each.output_id in self._outputs for each in outputs_of(self._plan, fragment)):
             return False
         return any(event.kind == "done" and event.what == fragment.name for event in self._events)
-
-    def _was_beside_one_that_escaped(self, name: str) -> bool:
-        return any(
-            event.kind == "result" and event.detail and name in event.what.split()
-            for event in self._events
-        )
 
     # -- acknowledgements
 
@@ -338,7 +298,7 @@ class _Checker:
                 )
             elif event.kind == "answered twice":
                 self._say(f"{event.what} was acknowledged or given back twice on one channel")
-            elif event.kind == "input gone" and moment < self._excused_from:
+            elif event.kind == "input gone" and moment < self._evidence.excused_from:
                 self._say(f"the files of {event.what} were gone while the step had it")
 
     def _may_go(self, name: str, confirmed: set[tuple[str, str]], done: set[str]) -> bool:
@@ -380,20 +340,9 @@ class _Checker:
         struck = self._world.history.struck
         if end == "WorkLeft" and (self._plan.pods > 1 or self._of_queue[INPUT]):
             return  # the other one gave something back, or something was struck at the very end
-        if end == "TransformationLost" and self._was_left_after_kill(who):
+        if end == "TransformationLost" and (
+            self._evidence.was_left_after_kill(who) or self._evidence.was_confused()
+        ):
             return
         if not any(struck[fault] for fault in _NEED.get(end, ())):
             self._say(f"sidecar {who} ended with {end} ({detail}), and nothing explains that")
-
-    def _was_left_after_kill(self, who: str) -> bool:
-        """Tell whether a process left after one of its pod had been told that nothing more comes."""
-        told = False
-        for event in self._events:
-            if event.kind in {"starts", "ends"} and event.who == who:
-                told = False
-            elif event.who.startswith(f"{who[0]}p"):
-                told |= event.kind == "reads kill"
-                left = event.kind in {"died", "left", "breach"}
-                if left and (told or event.detail == UNREAD_KILL):
-                    return True
-        return False

@@ -271,8 +271,9 @@ class Connection:
 
     def _close_line(self, line: Line) -> None:
         if line in self._lines:
-            self._lines.remove(line)
             line.close()
+            if line in self._lines:  # not if a fault in the middle of it has come first
+                self._lines.remove(line)
 
     def _be_lost(self, reason: str) -> None:
         """This end notices."""

@@ -146,7 +146,7 @@ class Life:
             self._connect,
             patience=self._patience("the broker"),
             refusals=self._patience("the broker"),
-            noticed_after=self.pod.plan.notice,
+            noticed_after=self.pod.plan.notice + self.pod.plan.return_after,
             has_noticed=_has_noticed,
         ) as broker:
             yield broker

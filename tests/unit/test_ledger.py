@@ -69,6 +69,21 @@ def test_a_delivery_that_comes_again_settles_together_with_the_first(ledger: Tes
     assert (entry.verdict, entry.deliveries) == (Verdict.ACKNOWLEDGE, [1, 2, 3])
 
 
+def test_the_count_of_a_delivery_that_comes_again_is_not_lost_nor_made_twice(
+    ledger: TestLedger,
+) -> None:
+    """It was struck in another life, and both messages of it are in the queue: what is struck now is the third."""
+    admission, entry = ledger.admit(A, FILES, 1, None, attempts=0, edition="0 attempts")
+    assert admission is Admission.NEW
+    assert entry is not None
+    ledger.is_ready(entry)
+    ledger.hand_out(entry)
+    admission, joined = ledger.admit(A, FILES, 2, None, attempts=1, edition="1 attempt")
+    assert (admission, joined) == (Admission.JOINED, entry)
+    assert ledger.connection_closed([entry], death=True) == [entry]
+    assert (entry.verdict, entry.attempts) == (Verdict.STRIKE, 2)
+
+
 def test_a_delivery_of_one_id_and_other_files_is_a_conflict(ledger: TestLedger) -> None:
     entry = admit(ledger)
     assert ledger.admit(A, OTHER_FILES, 2, None) == (Admission.CONFLICT, None)

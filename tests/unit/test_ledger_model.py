@@ -114,7 +114,9 @@ class LedgerMachine(RuleBasedStateMachine):
         elif not (current.verdict is Verdict.STRIKE and attempts >= current.attempts):
             if current.signature == other_files:
                 assert (admission, entry) == (Admission.JOINED, current)
-                self.lives[current].deliveries.append(self.deliveries)
+                life = self.lives[current]
+                life.deliveries.append(self.deliveries)
+                life.blame = max(life.blame, attempts)
             else:
                 assert (admission, entry) == (Admission.CONFLICT, None)
             return
@@ -315,12 +317,14 @@ class LedgerMachine(RuleBasedStateMachine):
         held = data.draw(
             st.lists(st.sampled_from(self.having(State.OUT)), min_size=1, max_size=3, unique=True)
         )
+        # Beside others that are no suspects the only one of them does not lose its last attempt.
         suspects = [entry for entry in held if entry.suspect]
+        spared = len(suspects) == 1 < len(held) and self.lives[suspects[0]].blame + 1 >= ATTEMPTS
         for entry in held:
             life = self.lives[entry]
             self.leave(entry)
-            alone = held == [entry] or suspects == [entry]
-            if death and alone and not life.void:
+            blamed = held == [entry] or (entry.suspect and not spared)
+            if death and blamed and not life.void:
                 life.blame += 1
         self.fall(self.ledger.connection_closed(held, death=death))
         if death:

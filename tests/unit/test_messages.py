@@ -118,6 +118,10 @@ def test_what_goes_on_a_queue_is_what_the_contract_shows() -> None:
         (b'{"fragment_id":"short","status":"complete"}', Kill),
         (b'{"fragment_id":null,"files":[],"status":"complete","more":{"unknown":[1]}}', Kill),
         (b'{"fragment_id":64,"status":"complete"}', Kill),
+        (b'{"fragment_id":["' + ID.encode() + b'"],"status":"complete"}', Kill),
+        (b'{"fragment_id":"' + b"\\u0061" * 64 + b'"}', Done),
+        (b'{"fragment_id":"' + b"\\ud83d\\ude00" * 64 + b'"}', Done),
+        (b'{"status" : "\\u0063omplete" }', Kill),
     ],
 )
 def test_messages_are_told_apart_in_the_order_of_the_contract(
@@ -259,6 +263,16 @@ def test_a_result_without_a_predecessor_is_no_result_to_settle_by(message: bytes
     with pytest.raises(MessageRefused, match="names no predecessor") as refusal:
         decode_transformation_message(message)
     assert not isinstance(refusal.value, ResultRefused)
+
+
+def test_of_more_predecessors_than_anybody_names_none_is_looked_at() -> None:
+    """A list of a megabyte and more may be of anything, and to look through it takes its time."""
+    for count, kind in ((15_000, ResultRefused), (16_000, MessageRefused)):
+        with pytest.raises(MessageRefused) as refusal:
+            decode_transformation_message(
+                result({"predecessors": [ID] * count, "custom": 1}, files=["x"])
+            )
+        assert type(refusal.value) is kind
 
 
 # -- remote fragments

@@ -141,6 +141,27 @@ def test_a_container_that_dies_is_started_again_under_its_name(
     assert tool.refused == []
 
 
+HANGING = DYING.replace("os._exit(3)", "time.sleep(1000)")
+
+
+def test_a_container_that_hangs_is_ended_and_started_again_under_its_name(
+    run: LocalRun, tool: ContainerStandIn
+) -> None:
+    contents = contents_of(3)
+    run.write_input(contents)
+    run.write_step("hanging.py", HANGING)
+    tool.here["me/hanging"] = image(run, "hanging.py", "a")
+    config = {"sidecar": {"fragment_timeout": 1}}
+    run.write_pipeline({"image": "me/hanging", "config": config})
+    run.run().expect(18)
+    del contents["001.txt"]
+    assert run.results() == appended(contents, "a")
+    assert len({container.given.name for container in tool.started}) == 1
+    assert len(tool.started) == 4
+    assert tool.alive == {}
+    assert tool.refused == []
+
+
 #: Like the step that appends a word, but it does not end when it is told to.
 DEAF = APPEND.replace(
     "@transform", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\n@transform"
