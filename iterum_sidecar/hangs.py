@@ -75,14 +75,13 @@ class Hangs:
             have_been_read=bool(have_read),
         )
         # What was never read hangs nothing, and what went to a process that hung already neither.
-        to_blame = [each for each in have_read if not each.is_doubtful]
+        to_blame = [each for each in have_read if not each.seat.is_doubtful]
         self._part_from([each for each in late if each not in to_blame])
         self._part_from(to_blame, hung_for=self._timeout)
         if self._end_transformation is None:
             self._roster.given_up += len(late)
             if to_blame:  # or a process that connects again each time would hang, and nothing ever be to blame
-                for each in connections.values():
-                    each.doubted_at = now
+                self._roster.doubt(now)
             return
         self.is_ending = True
         try:

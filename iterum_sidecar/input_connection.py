@@ -42,19 +42,12 @@ class InputConnection:
         """Whether it was closed because it hung, and what it held has been told of."""
         self.read_at: float | None = None
         """When it was first seen, by `look`, to have read all that it was sent."""
-        self.doubted_at: float | None = None
-        """When another connection hung, perhaps of the same process, the last time."""
         self._announced = 0
 
     @property
     def is_announced(self) -> bool:
         """Whether the length of its next frame has been sent, and the rest has not."""
         return self._announced > 0
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether it may be of a process that hangs already, so that what it holds now is not to blame: it has finished nothing since."""
-        return self.doubted_at is not None and self.seat.finished_at <= self.doubted_at
 
     def fits(self, payload: bytes) -> bool:
         """Whether it can be sent such a message now."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.brokers.port import LineLost
+from iterum_sidecar.editions import was_worked
 from iterum_sidecar.exit_codes import WorkLeft
-from iterum_sidecar.messages import MessageRefused, decode_remote_fragment, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,8 @@ _LOOK_EVERY = 1.0
 async def look_once_more(broker: Broker, consumer: Consumer, ledger: FragmentLedger) -> None:
     """See that the queue is still empty now that nothing is owed to it any more.
 
-    A quorum queue can drop an acknowledgement that was sent just before its channel was closed; what comes back of what we
-    have settled is recognised and acknowledged again.
+    A quorum queue can drop an acknowledgement that was sent just before its channel was closed; what comes back of what
+    was worked here is recognised and acknowledged again.
 
     Raises:
         WorkLeft: something that was not worked here came to the queue.
@@ -48,17 +48,9 @@ async def look_once_more(broker: Broker, consumer: Consumer, ledger: FragmentLed
         with suppress(LineLost), trio.move_on_after(_LOOK_EVERY):
             arrived = await consumer.receive()
         for delivery in arrived:
-            if not _was_settled(delivery.body, ledger):
+            if not was_worked(delivery, ledger):
                 raise WorkLeft(
                     "messages came to the input queue after the transformation had been told to stop;"
                     " they are left there"
                 )
             broker.acknowledge(delivery)
-
-
-def _was_settled(body: bytes, ledger: FragmentLedger) -> bool:
-    try:
-        message = decode_remote_fragment(body)
-    except MessageRefused:
-        return False
-    return ledger.was_settled(message.metadata.fragment_id, signature_of(message))

@@ -7,6 +7,7 @@ raised only for a step that gathers: it has finished none for a second, and *wai
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
@@ -47,8 +48,15 @@ class Seat(Generic[DeliveryT, WorkT]):
     """When it was handed or finished something, the last time."""
     finished_at: float = 0.0
     """When it finished something, or came."""
+    doubted_at: float = -math.inf
+    """When another connection hung, perhaps of the same process, the last time."""
     listed: bool = True
     """Whether it is in the roster's row of seats that may have room."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may be of a process that hangs already, so that what it holds now is not to blame: it has finished nothing since."""
+        return self.finished_at <= self.doubted_at
 
     def has_room(self) -> bool:
         """Whether it may be handed a fragment now."""
@@ -103,6 +111,11 @@ class Roster(Generic[DeliveryT, WorkT]):
         for entry in held:
             del self._seat_of[entry]
         return held
+
+    def doubt(self, now: float) -> None:
+        """A connection has hung, and whether the others are of the same process is not known."""
+        for seat in self._seats:
+            seat.doubted_at = now
 
     def judged(self, entry: Entry[DeliveryT, WorkT]) -> None:
         """What a connection held that has gone has been judged: no other suspect is out that could have died of the same."""
@@ -223,6 +236,8 @@ class Roster(Generic[DeliveryT, WorkT]):
         elif self._suspects and self._suspect_out is None:
             if seat.held:
                 return None  # it empties, and then holds the suspect alone
+            if seat.is_doubtful and any(self._is_free_and_sound(each) for each in self._vacant):
+                return None  # what hangs there would tell nothing of the suspect
             if self._goes_alone(self._suspects[0]) and self._is_busy(now):
                 return None  # all empty, and then nothing else is out
             row, suspect = self._suspects, True
@@ -235,6 +250,9 @@ class Roster(Generic[DeliveryT, WorkT]):
             self._suspect_out = entry
             seat.alone = True
         return entry
+
+    def _is_free_and_sound(self, seat: Seat[DeliveryT, WorkT]) -> bool:
+        return not seat.held and not seat.is_doubtful
 
     def _goes_alone(self, suspect: Entry[DeliveryT, WorkT]) -> bool:
         """Whether a suspect is on its last attempt, and goes out when nothing else is: of what else is out, something may be poison too.

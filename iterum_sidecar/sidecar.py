@@ -31,6 +31,7 @@ from iterum_sidecar.cargo import (
 )
 from iterum_sidecar.config_files import fetch_config_files
 from iterum_sidecar.deaths import BLAME_AFTER, Deaths
+from iterum_sidecar.editions import ATTEMPTS_HEADER
 from iterum_sidecar.exit_codes import DrainDeadlinePassed, TransformationLost
 from iterum_sidecar.freight import Freight
 from iterum_sidecar.hangs import Hangs
@@ -43,7 +44,7 @@ from iterum_sidecar.stages import upstream as upstream_stage
 from iterum_sidecar.stages.collect import UPLOADS_WAITING, Collect
 from iterum_sidecar.stages.download import Download
 from iterum_sidecar.stages.handout import Handout
-from iterum_sidecar.stages.intake import ATTEMPTS_HEADER, FIRST_WINDOW, Intake
+from iterum_sidecar.stages.intake import FIRST_WINDOW, Intake
 from iterum_sidecar.stages.publish import Publish
 from iterum_sidecar.stages.settle import Settle
 from iterum_sidecar.stages.upload import Upload

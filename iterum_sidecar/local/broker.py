@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from iterum_sidecar.brokers.memory import MemoryBroker, MemoryConfirmation, Message
+from iterum_sidecar.editions import ATTEMPTS_HEADER
 from iterum_sidecar.local.journal import JournalState, StepRecord
-from iterum_sidecar.stages.intake import ATTEMPTS_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -134,7 +134,7 @@ class Handout:
         else:
             # What was never read killed nobody; a kill message that was never read asked for nothing.
             was_read = connection.killed or not (unread and len(held) == 1)
-            death = was_read and not connection.is_doubtful
+            death = was_read and not connection.seat.is_doubtful
         to_collect.send_nowait(Parting([(entry, entry.hand_outs) for entry in held], death=death))
 
     def _says_kill(self) -> bool:
@@ -307,9 +307,13 @@ class Handout:
         return self._roster.is_starved(trio.current_time(), self._unread())
 
     def _may_hold_a_batch(self) -> bool:
-        """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input."""
+        """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input.
+
+        Not while a death is not judged yet: what it leaves is handed out again.
+        """
         return (
             self._is_starved()
+            and self._ledger.out() == self._roster.held
             and not self._roster.unsure_held()
             and all(each.waits_for_input() for each in self._holding())
         )

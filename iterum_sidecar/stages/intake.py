@@ -5,7 +5,6 @@ It also keeps the window (design, "The window of fragments in flight") and knows
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from contextlib import suppress
@@ -15,6 +14,13 @@ import trio
 
 from iterum_sidecar.brokers.port import LineLost
 from iterum_sidecar.cargo import FragmentCargo, Gathering, News
+from iterum_sidecar.editions import (
+    ATTEMPTS_HEADER,
+    comes_again,
+    count_in,
+    fragment_edition,
+    refusal_edition,
+)
 from iterum_sidecar.entries import Admission, DeadLetterKind, State
 from iterum_sidecar.exit_codes import PrefetchTooSmall
 from iterum_sidecar.messages import (
@@ -26,20 +32,16 @@ from iterum_sidecar.messages import (
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable
 
     from iterum_sidecar.brokers.port import Broker, Consumer
     from iterum_sidecar.cargo import FragmentEntry, FragmentLedger, IntakeNews
     from iterum_sidecar.telemetry.tally import Tally
 
-__all__ = ["ATTEMPTS_HEADER", "FIRST_WINDOW", "RETRIES_HEADER", "Intake"]
+__all__ = ["FIRST_WINDOW", "Intake"]
 
 _log = get_log(__name__)
 
-#: The header in which a fragment carries how often the transformation has died on it.
-ATTEMPTS_HEADER = "x-iterum-attempts"
-#: The header that counts how often somebody has put a dead letter back (`iterum-sidecar dead-letters retry`).
-RETRIES_HEADER = "x-iterum-retries"
 #: What a quorum queue counts by itself; deaths of connections count there too, so it makes a suspect at most.
 _ACQUIRED_HEADER = "x-acquired-count"
 
@@ -101,6 +103,8 @@ class Intake:
         self._finished = False
         self._batch = 0
         """How many fragments the transformation has said that it gathers at a time."""
+        self._allowed_for_repeats = 0
+        """How many messages more than the window may be unacknowledged, because they were other messages of the same fragments."""
         self._told_of_starvation = False
         self._starved_since = self._starved_last = 0.0
 
@@ -182,13 +186,9 @@ class Intake:
         except MessageRefused as error:
             self._refuse(delivery, str(error), DeadLetterKind.UNREADABLE)
             return
-        attempts = _count(delivery.headers, ATTEMPTS_HEADER)
-        edition = (
-            message.metadata.fragment_id,
-            attempts,
-            _count(delivery.headers, RETRIES_HEADER),
-        )
-        if self._comes_again(delivery, edition, struck=attempts > 0):
+        attempts = count_in(delivery.headers, ATTEMPTS_HEADER)
+        edition = fragment_edition(message, delivery.headers)
+        if self._comes_again(delivery, edition):
             return
         admission, entry = self._ledger.admit(
             message.metadata.fragment_id,
@@ -196,7 +196,7 @@ class Intake:
             delivery,
             FragmentCargo(message),
             attempts=attempts,
-            suspect=_count(delivery.headers, _ACQUIRED_HEADER) > 1,
+            suspect=count_in(delivery.headers, _ACQUIRED_HEADER) > 1,
             edition=edition,
         )
         if admission is Admission.NEW and entry is not None:
@@ -218,22 +218,17 @@ class Intake:
             self._refuse(delivery, reason, DeadLetterKind.CONFLICT)
 
     def _refuse(self, delivery: Any, reason: str, kind: DeadLetterKind) -> None:  # noqa: ANN401
-        body = hashlib.sha256(delivery.body).digest()
-        edition = (kind, body, _count(delivery.headers, RETRIES_HEADER))
-        if self._comes_again(delivery, edition, struck=False):
+        edition = refusal_edition(delivery, kind)
+        if self._comes_again(delivery, edition):
             return
         cargo = FragmentCargo(None, stage="results")
         self._tally.times.begin(cargo, delivery.headers)
         entry = self._ledger.admit_unreadable(delivery, cargo, reason, kind, edition)
         self._to_settle.send_nowait(entry)
 
-    def _comes_again(self, delivery: Any, edition: Hashable, *, struck: bool) -> bool:  # noqa: ANN401
-        """Acknowledge, as it was before, what has become a dead letter or was struck here, and whose acknowledgement was lost.
-
-        An edition that is new to the broker may be what somebody has put back by hand, but never if it was `struck`: only we make those.
-        """
-        again = delivery.redelivered or struck
-        if not again or not self._ledger.was_dismissed(edition):
+    def _comes_again(self, delivery: Any, edition: Hashable) -> bool:  # noqa: ANN401
+        """Acknowledge, as it was before, what only `comes_again`."""
+        if not comes_again(delivery, edition, self._ledger):
             return False
         self._tally.repeated += 1
         self._broker.acknowledge(delivery)
@@ -283,6 +278,8 @@ class Intake:
 
     async def _grow(self) -> None:
         waiting = await self._consumer.waiting()
+        if waiting and await self._allow_for_repeats():
+            return
         if self._fixed or self._window >= LARGEST_WINDOW:
             seconds = self._starved_for(waiting)
             if self._standstill_is_an_error and seconds >= self._standstill_after:
@@ -295,6 +292,16 @@ class Intake:
             await self._consumer.grow(increment)
             self._window += increment
             _log.info("the window grows: the transformation gathers", window=self._window)
+
+    async def _allow_for_repeats(self) -> bool:
+        """Let more messages in where several are of one fragment: the window is one of fragments. Returns whether that was needed."""
+        repeats = sum(len(entry.deliveries) > 1 for entry in self._ledger)
+        increment = repeats - self._allowed_for_repeats
+        if increment <= 0:
+            return False
+        self._allowed_for_repeats = repeats
+        await self._consumer.grow(increment)
+        return True
 
     def _tell_of_starvation(self, needed: int) -> None:
         if not self._told_of_starvation:
@@ -320,26 +327,27 @@ class Intake:
         Either nothing is in flight; then it is looked at twice, the second time on a channel that owes nothing.
         Or all that is in flight is with a starved transformation, which may hold an incomplete last batch.
         """
-        ledger = self._ledger
-        if self._arrived or self._consumer.may_get_back():
+        ledger, consumer = self._ledger, self._consumer
+        if self._arrived or consumer.may_get_back():
             return False
         if len(ledger) == 0:
-            if await self._consumer.waiting() or len(ledger):
+            if await consumer.waiting() or len(ledger):
                 return False
-            if await self._consumer.reopen() == 0 and len(ledger) == 0:
+            # What is looked at may have been lost meanwhile, and all of it be back only later.
+            if await consumer.reopen() == 0 and len(ledger) == 0 and not consumer.may_get_back():
                 return True
-            await self._consumer.resume()
+            await consumer.resume()
             return False
         if not starved or any(entry.state not in {State.OUT, State.DONE} for entry in ledger):
             return False
-        if await self._consumer.waiting():
+        if await consumer.waiting():
             return False
-        arrived = await self._consumer.stop()
-        if not arrived:
+        arrived = await consumer.stop()
+        if not arrived and not consumer.may_get_back():
             return True
         for delivery in arrived:
             self._admit(delivery)
-        await self._consumer.resume()
+        await consumer.resume()
         return False
 
 
@@ -350,8 +358,3 @@ async def _receive_all(news: trio.MemoryReceiveChannel[IntakeNews]) -> list[Inta
         while True:
             told.append(news.receive_nowait())
     return told
-
-
-def _count(headers: Mapping[str, Any], name: str) -> int:
-    value = headers.get(name, 0)
-    return value if isinstance(value, int) and value > 0 else 0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
+from iterum_sidecar.editions import ATTEMPTS_HEADER
 from iterum_sidecar.framing import encode_frame
-from iterum_sidecar.stages.intake import ATTEMPTS_HEADER
 from iterum_sidecar.unix_sockets import Peer
 from tests.unit.row import (
     DEAD,

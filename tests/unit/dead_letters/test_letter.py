@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iterum_sidecar import editions
 from iterum_sidecar.amqp import Properties
 from iterum_sidecar.dead_letters.letter import (
     FOREIGN,
@@ -20,7 +21,6 @@ from iterum_sidecar.dead_letters.letter import (
     in_full,
     read_letter,
 )
-from iterum_sidecar.stages import intake
 from tests.unit.row import DEAD, INPUT, copy_step, temporary_row
 
 from .letters import ID, STEP, body_of, delivery, foreign, letter
@@ -144,8 +144,8 @@ def test_everything_of_a_message_can_be_told_in_json() -> None:
 async def test_what_the_sidecar_writes_into_a_dead_letter_is_known_here(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    assert intake.RETRIES_HEADER == RETRIES_HEADER
-    assert intake.ATTEMPTS_HEADER in OWN_HEADERS
+    assert editions.RETRIES_HEADER == RETRIES_HEADER
+    assert editions.ATTEMPTS_HEADER in OWN_HEADERS
     async with temporary_row() as row:
         row.broker.put(INPUT, b"not JSON", {"traceparent": "00-1"})
         await row.run(copy_step)

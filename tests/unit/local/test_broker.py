@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from iterum_sidecar.editions import ATTEMPTS_HEADER
 from iterum_sidecar.local.broker import PAGE, JournalBroker, SetAside, StepBroker, fragment_id_of
 from iterum_sidecar.local.journal import Journal, JournalState
 from iterum_sidecar.messages import RemoteFragment, RemoteMetadata, encode_message
-from iterum_sidecar.stages.intake import ATTEMPTS_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
