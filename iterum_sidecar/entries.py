@@ -95,6 +95,7 @@ class Entry(Generic[DeliveryT, WorkT]):
     __slots__ = (
         "_pending",
         "attempts",
+        "attempts_before",
         "deliveries",
         "doubted",
         "doubts",
@@ -136,6 +137,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         """How often it has been handed out in this life."""
         self.attempts = 0
         """How many deaths of the transformation are to be blamed on it."""
+        self.attempts_before = 0
+        """How many of them its messages have brought along; the most, if they differ."""
         self.lost_to: DeadLetterKind | None = None
         """What the last of these attempts was lost to."""
         self.unsaved = False

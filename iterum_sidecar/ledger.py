@@ -118,16 +118,19 @@ class Ledger(Generic[DeliveryT, WorkT]):
             else:
                 entry.deliveries.append(delivery)
                 entry.editions.append(edition)
-                # The next edition of it must be one that none of these is.
-                entry.attempts = max(entry.attempts, attempts)
-                entry.suspect |= suspect or attempts > 0
+                if entry.verdict is not Verdict.STRIKE:
+                    # The edition that may be published must be none of these, or it would be taken for one that has been dealt with.
+                    blamed_here = entry.attempts - entry.attempts_before
+                    entry.attempts_before = max(entry.attempts_before, attempts)
+                    entry.attempts = entry.attempts_before + blamed_here
+                    entry.suspect |= suspect or attempts > 0
                 return Admission.JOINED, entry
         elif fragment_id in self._settled:
             same = self.was_settled(fragment_id, signature)
             return Admission.SETTLED if same else Admission.CONFLICT, None
         entry = Entry(fragment_id, signature, delivery, work)
         entry.editions.append(edition)
-        entry.attempts = attempts
+        entry.attempts = entry.attempts_before = attempts
         entry.suspect = suspect or attempts > 0
         entry.known_outputs = known_outputs
         self._entries[fragment_id] = entry
@@ -414,7 +417,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
         if entry.verdict is None:
             entry.verdict = self._verdict(entry)
         elif entry.verdict is Verdict.GIVE_BACK and entry.unsaved:
-            entry.verdict = Verdict.DEAD_LETTER if self._exhausted(entry) else Verdict.STRIKE
+            entry.verdict = self._dead_letter_or(Verdict.STRIKE, entry)
         if entry.verdict is Verdict.ACKNOWLEDGE:
             self.dead_letters_in_a_row = 0
         elif entry.verdict is Verdict.DEAD_LETTER:
@@ -424,9 +427,16 @@ class Ledger(Generic[DeliveryT, WorkT]):
     def _verdict(self, entry: Entry[DeliveryT, WorkT]) -> Verdict:
         if entry.state is State.DONE:
             return Verdict.DEAD_LETTER if entry.reason else Verdict.ACKNOWLEDGE
-        if self._exhausted(entry):
-            return Verdict.DEAD_LETTER
-        return Verdict.STRIKE if entry.striking else Verdict.AGAIN
+        return self._dead_letter_or(Verdict.STRIKE if entry.striking else Verdict.AGAIN, entry)
+
+    def _dead_letter_or(self, otherwise: Verdict, entry: Entry[DeliveryT, WorkT]) -> Verdict:
+        """Return what becomes of an entry that was lost: a dead letter if no attempts are left."""
+        if not self._exhausted(entry):
+            return otherwise
+        # It has a reason already, unless the last attempt was counted by another sidecar.
+        reason = f"the transformation died on it ({entry.attempts} attempts)"
+        entry.condemn(reason, DeadLetterKind.TRANSFORMATION_DIED)
+        return Verdict.DEAD_LETTER
 
 
 def _remember(what: OrderedDict[T, U], item: T, of_it: U) -> None:

@@ -301,7 +301,8 @@ class Connection:
 
     def _end(self, arriving: int) -> None:
         for _ in range(arriving):
-            self._to_broker.popleft()()
+            if self._to_broker:  # a fault that one of them brings about may end it first
+                self._to_broker.popleft()()
         self.is_cut = True
         self._to_broker.clear()
         self._from_broker.clear()

@@ -84,6 +84,36 @@ def test_the_count_of_a_delivery_that_comes_again_is_not_lost_nor_made_twice(
     assert (entry.verdict, entry.attempts) == (Verdict.STRIKE, 2)
 
 
+def test_what_is_struck_here_and_elsewhere_is_published_as_what_neither_has_seen(
+    ledger: TestLedger,
+) -> None:
+    """Or the message would be taken for the other one of its count, acknowledged with that, and the fragment be lost."""
+    _, entry = ledger.admit(A, FILES, 1, None, attempts=0, edition="0 attempts")
+    assert entry is not None
+    ledger.is_ready(entry)
+    ledger.hand_out(entry)
+    assert ledger.breach("unreadable") == [entry]
+    ledger.admit(A, FILES, 2, None, attempts=1, edition="1 attempt, counted elsewhere")
+    assert ledger.connection_closed([entry], death=True) == [entry]
+    assert (entry.verdict, entry.attempts) == (Verdict.STRIKE, 2)
+    admission, _ = ledger.admit(A, FILES, 3, None, attempts=1, edition="1 attempt, again")
+    assert (admission, entry.attempts) == (Admission.JOINED, 2)
+    assert ledger.admit(A, FILES, 4, None, attempts=2, edition="2")[0] is Admission.NEW
+
+
+def test_an_attempt_that_was_the_last_elsewhere_makes_a_dead_letter_with_a_reason(
+    ledger: TestLedger,
+) -> None:
+    entry = admit(ledger)
+    ledger.is_ready(entry)
+    ledger.hand_out(entry)
+    ledger.admit(A, FILES, 2, None, attempts=3)
+    assert ledger.connection_closed([entry], death=False) == [entry]
+    assert entry.verdict is Verdict.DEAD_LETTER
+    assert entry.kind is DeadLetterKind.TRANSFORMATION_DIED
+    assert entry.reason == "the transformation died on it (3 attempts)"
+
+
 def test_a_delivery_of_one_id_and_other_files_is_a_conflict(ledger: TestLedger) -> None:
     entry = admit(ledger)
     assert ledger.admit(A, OTHER_FILES, 2, None) == (Admission.CONFLICT, None)

@@ -77,8 +77,14 @@ class Life:
     owed: int = 0
     done: bool = False
     refused: bool = False
-    blame: int = 0
+    brought: list[int] = field(default_factory=list)
+    """What each delivery said of attempts."""
+    blamed: int = 0
     doubts: int = 0
+
+    @property
+    def blame(self) -> int:
+        return max(self.brought) + self.blamed
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -116,14 +122,15 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert (admission, entry) == (Admission.JOINED, current)
                 life = self.lives[current]
                 life.deliveries.append(self.deliveries)
-                life.blame = max(life.blame, attempts)
+                if current.verdict is not Verdict.STRIKE:
+                    life.brought.append(attempts)
             else:
                 assert (admission, entry) == (Admission.CONFLICT, None)
             return
         assert admission is Admission.NEW
         assert entry is not None
         self.newest[fragment_id] = entry
-        self.lives[entry] = Life([self.deliveries], blame=attempts)
+        self.lives[entry] = Life([self.deliveries], brought=[attempts])
 
     @precondition(lambda self: self.having(State.WAITING))
     @rule(data=st.data())
@@ -283,7 +290,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(voided) == set(out)
         for entry in out:
             self.lives[entry].void = True
-            self.lives[entry].blame += 1
+            self.lives[entry].blamed += 1
 
     @precondition(lambda self: self.having(State.OUT))
     @rule(data=st.data())
@@ -325,7 +332,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.leave(entry)
             blamed = held == [entry] or (entry.suspect and not spared)
             if death and blamed and not life.void:
-                life.blame += 1
+                life.blamed += 1
         self.fall(self.ledger.connection_closed(held, death=death))
         if death:
             assert all(entry.suspect for entry in held)
@@ -376,7 +383,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert life.done
                 assert not life.refused
             if verdict is Verdict.STRIKE:
-                assert 0 < life.blame < ATTEMPTS
+                assert max(life.brought) < life.blame < ATTEMPTS, "it would be taken for a delivery of it that is known"
             if verdict in {Verdict.AGAIN, Verdict.STRIKE, Verdict.GIVE_BACK}:
                 assert not life.done
             if life.done and (life.refused or life.blame >= ATTEMPTS > 0) and verdict is None:
