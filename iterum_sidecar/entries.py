@@ -97,7 +97,7 @@ class Entry(Generic[DeliveryT, WorkT]):
         "attempts",
         "attempts_before",
         "deliveries",
-        "doubted",
+        "doubted_by",
         "doubts",
         "editions",
         "fenced",
@@ -155,8 +155,8 @@ class Entry(Generic[DeliveryT, WorkT]):
         """By output connection: those that have sent a result of it and no done since."""
         self.fenced = False
         """Whether only one output connection may speak of its hand-out, because it was handed out before."""
-        self.doubted = False
-        """Whether a done of its hand-out has come that did not count, so that another may never come."""
+        self.doubted_by: frozenset[Hashable] = frozenset()
+        """The output connections by which a done has come since its hand-out that did not count, so that another may never come."""
         self.doubts = 0
         """How many of its hand-outs were given up for that."""
         self._pending = 0
@@ -171,6 +171,11 @@ class Entry(Generic[DeliveryT, WorkT]):
         if not self.reason:
             self.reason = reason
             self.kind = kind
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the done that ends its hand-out may never come."""
+        return bool(self.doubted_by)
 
     @property
     def pending(self) -> int:

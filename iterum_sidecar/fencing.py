@@ -9,6 +9,8 @@ connection between two dones of it is one *run* of the work, and a run counts as
 - Of a later one that run counts from which the first result came, or a done without any. What comes of it by other connections is stray.
 - A run that began before the hand-out did, or of which a result was stray, never counts; its done ends the run and nothing else.
 - A done without a result does not count while a run is open of which a result was stray: it may be that run's, by another connection.
+  Nor does it if a done came by its connection since the hand-out that did not count: a step that has been handed a fragment twice says
+  two dones of it, and the second may be of what was dropped too.
 
 Plain data like the ledger, which asks it. A connection is known by its `source`, whatever that is, as long as each has another.
 """
@@ -65,7 +67,7 @@ class Fence(Generic[DeliveryT, WorkT]):
         """A hand-out begins: what still comes of runs that are open does not count."""
         known = self._given_up.get(entry.fragment_id)
         entry.fenced = known is not None or entry.hand_outs > 1 or entry.attempts > 0
-        entry.doubted = False
+        entry.doubted_by = frozenset()
         if known is not None:
             entry.runs = known
         for source, run in entry.runs.items():
@@ -115,11 +117,13 @@ class Fence(Generic[DeliveryT, WorkT]):
             return False
         if run is _RUN_COUNTS:
             return True
-        counts = run is None and (
+        is_first = run is None and source not in entry.doubted_by
+        if is_first and (
             not entry.fenced or all(each is _RUN_IS_STALE for each in entry.runs.values())
-        )
-        entry.doubted = entry.doubted or not counts
-        return counts
+        ):
+            return True
+        entry.doubted_by |= {source}
+        return False
 
     def _standing(
         self, fragment_id: str, entry: Entry[DeliveryT, WorkT] | None, source: Hashable

@@ -252,6 +252,7 @@ class Peer:
             except BlockingIOError:
                 sent = 0
             except OSError:
+                self.was_reset = True
                 return
             if sent == len(frame):
                 return
@@ -276,7 +277,11 @@ class Peer:
                     sent = self._socket.send(self._unsent[0])
                 except BlockingIOError:
                     continue
-                except (OSError, trio.ClosedResourceError):
+                except OSError:
+                    self.was_reset = True
+                    self._unsent.clear()
+                    return
+                except trio.ClosedResourceError:
                     self._unsent.clear()
                     return
                 if sent == len(self._unsent[0]):

@@ -1,11 +1,12 @@
 """The broker as any client sees it: the way there, the login, the version, and each queue as it is.
 
-Nothing is declared: a passive declaration only looks (AMQP 0-9-1, `queue.declare`).
+Nothing is declared: a passive declaration only looks (AMQP 0-9-1, `queue.declare`), and the one that compares arguments
+has one among them with which no such queue can be made.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -17,12 +18,28 @@ if TYPE_CHECKING:
     from iterum_sidecar.check.variables import Readable
     from iterum_sidecar.settings import Settings
 
-__all__ = ["look_at_broker", "queues_by_role"]
+__all__ = ["DECLARE_ANEW", "LIMIT_TO_COMPARE", "look_at_broker", "queues_by_role"]
+
+#: What mends a limit that is among a queue's own arguments (a policy beside it changed nothing on 3.10.8 and 4.3.6).
+DECLARE_ANEW: Final = (
+    "no policy lifts what a queue was declared with: when it is empty, delete it (rabbitmqctl delete_queue),"
+    " and let `run` declare it"
+)
 
 #: Reply codes of AMQP 0-9-1.
 _ACCESS_REFUSED = 403
 _NOT_FOUND = 404
 _RESOURCE_LOCKED = 405
+
+#: From this version of RabbitMQ on, a delivery limit of -1 is none; before, each message that comes back is dropped.
+_KNOWS_NO_LIMIT: Final = 4
+#: Passes at a quorum queue that was declared with this limit and nothing else, and is refused at any other. Where there is no queue it is
+#: refused too: no quorum queue can have priorities so, and whether one that is there has them is not compared (3.10.8, seen).
+LIMIT_TO_COMPARE: Final[dict[str, Any]] = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": -1,
+    "x-max-priority": 1,
+}
 
 _USES = ("MQ_BROKER_URL", "SIDECAR_BROKER_SERVER_NAME")
 _USES_FOR_TLS = (
@@ -164,6 +181,14 @@ class _Looks:
                 findings.failed(role, f"{queue}: {error}", "see to the broker's log")
             return
         detail = f"{queue}: {found.messages} messages ready, {_consumers(found.consumers)}"
+        if await _drops_what_comes_back(connection, queue):
+            findings.failed(
+                role,
+                f"{detail}; it is a quorum queue with x-delivery-limit=-1, by which this broker drops each message that comes back:"
+                " RabbitMQ before 4 takes a limit below 0 so",
+                DECLARE_ANEW,
+            )
+            return
         if role == "dead-letter queue" and found.messages:
             findings.warning(
                 role,
@@ -190,6 +215,25 @@ class _Looks:
             f"mend the path of MQ_BROKER_URL; or on the broker: rabbitmqctl add_vhost '{vhost}', and"
             f" rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
         )
+
+
+async def _drops_what_comes_back(connection: amqp.Connection, queue: str) -> bool:
+    """Tell whether a queue that is there has the limit that means the contrary before RabbitMQ 4.
+
+    One with further arguments, or with another such limit, is not recognised; the management interface tells of those.
+    """
+    properties = connection.server_properties
+    major = str(properties.get("version")).partition(".")[0]
+    if properties.get("product") != "RabbitMQ" or not major.isdecimal():
+        return False
+    if int(major) >= _KNOWS_NO_LIMIT:
+        return False
+    try:
+        async with connection.open_channel() as channel:
+            await channel.declare_queue(queue, durable=True, arguments=LIMIT_TO_COMPARE)
+    except amqp.ChannelClosed:
+        return False
+    return True
 
 
 def _when_missing(role: str, settings: Settings) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from iterum_sidecar.amqp import ConnectionParameters
-from iterum_sidecar.check.broker import queues_by_role
+from iterum_sidecar.check.broker import DECLARE_ANEW, queues_by_role
 from iterum_sidecar.tls import has_tls_settings, tls_advice
 
 if TYPE_CHECKING:
@@ -236,28 +236,44 @@ class _Looks:
         if limit is None:
             findings.ok(subject, detail)
             return
-        detail += f"; a message that has been delivered {limit} times in vain"
-        remedy = "a policy with delivery-limit = -1 for it (rabbitmqctl set_policy), or delete it and let `run` declare it"
-        if "x-dead-letter-exchange" in arguments or "dead-letter-exchange" in policy:
+        exchange = "x-dead-letter-exchange" in arguments or "dead-letter-exchange" in policy
+        fate = "goes to its dead-letter exchange, and not to ours" if exchange else "is dropped"
+        remedy = self._remedy_of_limit(arguments)
+        if limit > 0:
             findings.warning(
-                subject, f"{detail} goes to its dead-letter exchange, and not to ours", remedy
+                subject,
+                f"{detail}; a message that comes back more than {limit} times {fate}",
+                remedy,
             )
-        else:
-            findings.failed(subject, f"{detail} is dropped", remedy)
+            return
+        why = ": RabbitMQ before 4 takes a limit below 0 so" if limit < 0 else ""
+        findings.failed(subject, f"{detail}; each message that comes back {fate}{why}", remedy)
 
     def _delivery_limit(
         self, state: dict[str, Any], arguments: dict[str, Any], policy: dict[str, Any]
     ) -> int | None:
-        """Return how often a quorum queue delivers a message before it lets go of it; None where for ever.
+        """Return how often a message may come back to a quorum queue before that lets go of it; None where for ever.
 
-        The queue's own word comes first, and is not in an answer to a question soon after its declaration.
+        RabbitMQ before 4 has no limit of its own; given two it takes the lower one, and one below 0 as it takes 0 (3.10.8, seen). From 4
+        on one below 0 is none, and of two the other one counts then (4.3.6, seen). The queue's own word comes first there, and is not in an
+        answer to a question soon after its declaration.
         """
-        given = (arguments.get("x-delivery-limit"), policy.get("delivery-limit"))
-        numbers = [number for number in given if isinstance(number, int)]
-        limit = state.get(
-            "delivery_limit", min(numbers, default=20 if self._version >= (4,) else -1)
-        )
+        both = (arguments.get("x-delivery-limit"), policy.get("delivery-limit"))
+        given = [number for number in both if isinstance(number, int)]
+        if self._version < (4,):
+            return min(given, default=None)
+        limit = state.get("delivery_limit")
+        if limit is None:
+            lowest = min(given, default=20)
+            limit = lowest if lowest >= 0 else max(given)
         return limit if isinstance(limit, int) and limit >= 0 else None
+
+    def _remedy_of_limit(self, arguments: dict[str, Any]) -> str:
+        if "x-delivery-limit" in arguments:
+            return DECLARE_ANEW
+        if self._version < (4,):
+            return "take delivery-limit out of its policy (rabbitmqctl list_policies, list_operator_policies)"
+        return "set delivery-limit to -1 in a policy for it (rabbitmqctl set_policy)"
 
     def _look_at_consumer_timeout(self, state: dict[str, Any] | None) -> None:
         """Hold the time that a message may be in work against the time that the settings give the transformation."""

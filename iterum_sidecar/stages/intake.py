@@ -100,6 +100,9 @@ class Intake:
         self._attempts_allowed = attempts_allowed
         self._arrived: deque[Any] = deque()
         """What was received and not looked at yet."""
+        self._in_line = True
+        self._places = 0
+        """How many times a place in the line was taken again."""
         self._finished = False
         self._batch = 0
         """How many fragments the transformation has said that it gathers at a time."""
@@ -174,10 +177,13 @@ class Intake:
                 reason=str(loss),
                 in_flight=len(self._ledger),
             )
+        self._in_line = False
         # An event for this would cost every fragment a wake-up, and this is rare.
         while len(self._ledger) > self._window:  # noqa: ASYNC110
             await trio.sleep(_COUNT_EVERY)
         await self._consumer.resume()
+        self._in_line = True
+        self._places += 1
         _log.info("in the queue's line again", in_flight=len(self._ledger))
 
     def _admit(self, delivery: Any) -> None:  # noqa: ANN401 - each broker has deliveries of its own
@@ -328,27 +334,39 @@ class Intake:
         Or all that is in flight is with a starved transformation, which may hold an incomplete last batch.
         """
         ledger, consumer = self._ledger, self._consumer
-        if self._arrived or consumer.may_get_back():
+        places = self._places
+        if not self._may_end(places):
             return False
         if len(ledger) == 0:
             if await consumer.waiting() or len(ledger):
                 return False
-            # What is looked at may have been lost meanwhile, and all of it be back only later.
-            if await consumer.reopen() == 0 and len(ledger) == 0 and not consumer.may_get_back():
+            if await consumer.reopen() == 0 and len(ledger) == 0 and self._may_end(places):
                 return True
             await consumer.resume()
             return False
-        if not starved or any(entry.state not in {State.OUT, State.DONE} for entry in ledger):
+        if not starved or not self._all_is_with_the_step():
             return False
         if await consumer.waiting():
             return False
         arrived = await consumer.stop()
-        if not arrived and not consumer.may_get_back():
+        # What came before that may have been let in meanwhile.
+        if not arrived and self._all_is_with_the_step() and self._may_end(places):
             return True
         for delivery in arrived:
             self._admit(delivery)
         await consumer.resume()
         return False
+
+    def _all_is_with_the_step(self) -> bool:
+        return all(entry.state in {State.OUT, State.DONE} for entry in self._ledger)
+
+    def _may_end(self, places: int) -> bool:
+        """Whether all that the queue holds would be seen, and has been in the line since the count of places was `places`.
+
+        While a place is taken again, and before the broker misses a connection, it shows less than it holds.
+        """
+        steady = self._in_line and self._places == places
+        return steady and not self._arrived and not self._consumer.may_get_back()
 
 
 async def _receive_all(news: trio.MemoryReceiveChannel[IntakeNews]) -> list[IntakeNews]:

@@ -128,7 +128,8 @@ class Line(MemoryConsumer):
     async def resume(self) -> None:
         """Take a place in the line again."""
         await self.connection.round_trip()
-        await super().resume()
+        if not self.connection.forgotten.is_set():
+            await super().resume()
 
     async def waiting(self) -> int:
         """Return how many messages wait in the queue."""

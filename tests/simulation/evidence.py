@@ -44,9 +44,14 @@ class Evidence:
         several = self._plan.depth > 1 or self._plan.shape == "gather"
         delivered = False
         count = 0
+        last_said: dict[str, str] = {}
         for event in self._events:
             if event.what == name and event.kind == "delivered":
                 delivered = True
+            elif event.kind in {"done", "failed"}:
+                last_said[event.who] = event.what
+            elif event.kind == "left" and last_said.get(event.who) == name:
+                count += 1  # it left because it could not say that
             elif event.kind in {"died", "left", "breach"}:
                 # What was in a connection and not read is not held, and is out all the same.
                 unseen = delivered and (several or event.kind == "breach")

@@ -32,6 +32,32 @@ def test_what_was_promised_is_kept(first: int) -> None:
     assert not failures, failures[0][1]
 
 
+#: Seeds in which something was lost, stood still, or was blamed on the wrong fragment, when they were first run.
+FINDS = [
+    252,
+    961,
+    1158,
+    3301,
+    4105,
+    4260,
+    4297,
+    7048,
+    9129,
+    21966,
+    22080,
+    24827,
+    25109,
+    29240,
+    33488,
+]
+
+
+@pytest.mark.parametrize("seed", FINDS)
+def test_what_was_found_once_is_not_found_again(seed: int) -> None:
+    outcome = run_seed(seed)
+    assert not outcome.violations, outcome.describe()
+
+
 def test_every_kind_of_fault_strikes() -> None:
     total = Summary()
     for first in range(0, SEEDS, PORTION):

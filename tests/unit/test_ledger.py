@@ -69,6 +69,22 @@ def test_a_delivery_that_comes_again_settles_together_with_the_first(ledger: Tes
     assert (entry.verdict, entry.deliveries) == (Verdict.ACKNOWLEDGE, [1, 2, 3])
 
 
+def test_two_dones_of_what_was_dropped_once_acknowledge_nothing(ledger: TestLedger) -> None:
+    """A step that gathers, and was handed a fragment again after a breach, may hold it twice and say so twice."""
+    a, b = hand_out(ledger, A, B)
+    ledger.breach("unreadable")
+    for entry in ledger.connection_closed([a, b], death=False):
+        ledger.again(entry)
+    ledger.hand_out(a)
+    assert ledger.take_result([A, B], None, ["x"], source=1).stray
+    assert ledger.done(B, source=1) == (None, [])
+    assert ledger.done(A, source=1) == (None, [])
+    assert ledger.done(A, source=1) == (None, [])
+    assert a.doubted
+    assert ledger.give_up_doubted(a) == [a]
+    assert a.verdict is Verdict.AGAIN
+
+
 def test_the_count_of_a_delivery_that_comes_again_is_not_lost_nor_made_twice(
     ledger: TestLedger,
 ) -> None:

@@ -77,6 +77,8 @@ class Life:
     owed: int = 0
     done: bool = False
     refused: bool = False
+    doubted_by: set[int] = field(default_factory=set)
+    """The sources of dones that did not count."""
     brought: list[int] = field(default_factory=list)
     """What each delivery said of attempts."""
     blamed: int = 0
@@ -157,6 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, entry: TestEntry) -> None:
         life, history = self.lives[entry], self.histories[entry.fragment_id]
         life.handed_out, life.void, life.refused = True, False, False
+        life.doubted_by.clear()
         life.hand_outs += 1
         history.given_up |= life.hand_outs > 1 or life.blame > 0
         life.fenced = history.given_up
@@ -264,12 +267,15 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             fenced = current is not None and self.lives[current].fenced
             counts = not (fenced and (history.speakers() or history.has_dropped()))
+            if current is not None and source in self.lives[current].doubted_by:
+                counts = False
         history.end_run(source)
         entry, fallen = self.ledger.done(fragment_id, source)
         if current is None or not self.lives[current].handed_out or not counts:
             assert (entry, fallen) == (None, [])
             if current is not None and self.lives[current].handed_out:
                 assert current.doubted
+                self.lives[current].doubted_by.add(source)
             return
         assert entry is current
         life = self.lives[current]
@@ -383,7 +389,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert life.done
                 assert not life.refused
             if verdict is Verdict.STRIKE:
-                assert max(life.brought) < life.blame < ATTEMPTS, "it would be taken for a delivery of it that is known"
+                assert max(life.brought) < life.blame < ATTEMPTS, (
+                    "it would be taken for a delivery of it that is known"
+                )
             if verdict in {Verdict.AGAIN, Verdict.STRIKE, Verdict.GIVE_BACK}:
                 assert not life.done
             if life.done and (life.refused or life.blame >= ATTEMPTS > 0) and verdict is None:

@@ -288,6 +288,20 @@ def read_until_close(peer: Peer) -> bytes | None:
     return None if data is None else bytes(data)
 
 
+async def test_what_is_sent_after_the_peer_has_closed_was_not_read(
+    pair: tuple[Peer, socket.socket],
+) -> None:
+    """So that nobody takes the fragment that it was for what the peer died of."""
+    peer, theirs = pair
+    peer.send(b"read")
+    assert read_now(theirs) == b"read"
+    theirs.close()
+    assert not peer.was_reset
+    peer.send(b"not read")
+    assert peer.receive_nowait() == b""
+    assert peer.was_reset
+
+
 @pytest.mark.parametrize("size", [10, len(BIG)])
 async def test_unread_is_0_exactly_when_the_peer_has_read_everything(
     pair: tuple[Peer, socket.socket], size: int

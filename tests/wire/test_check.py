@@ -180,29 +180,65 @@ def managed(session_directory: Path) -> Iterator[tuple[RabbitMQ, str]]:
         yield broker, f"http://guest:guest@{LOCAL}:{port}"
 
 
+def declare_quorum(queue: str, url: str, limit: int | None = None) -> None:
+    """Declare a quorum queue over the management interface at `url`, with a limit or none."""
+    arguments: dict[str, object] = {"x-queue-type": "quorum"}
+    if limit is not None:
+        arguments["x-delivery-limit"] = limit
+    made = httpx2.put(
+        f"{url}/api/queues/%2F/{queue}",
+        json={"durable": True, "arguments": arguments},
+        trust_env=False,
+    )
+    assert made.status_code == 201
+
+
 def test_the_management_interface_tells_of_queues(
     managed: tuple[RabbitMQ, str], rclone: ObjectStore, volume: Path, tmp_path: Path
 ) -> None:
     broker, url = managed
     with journey_of(broker, rclone, volume, tmp_path) as journey:
         step = journey.step
-        arguments = {"x-queue-type": "quorum", "x-delivery-limit": 5}
-        made = httpx2.put(
-            f"{url}/api/queues/%2F/{step.input_queue}",
-            json={"durable": True, "arguments": arguments},
-            trust_env=False,
-        )
-        assert made.status_code == 201
+        declare_quorum(step.input_queue, url, 5)
         journey.queues.declare(step.output_queue)
         report = check(environment_of(journey), "--management-url", url)
-    assert report.code == SERVICE
+    assert (report.code, report.failed) == (0, {})
     assert report.of("unknown") == {}
-    assert report.failed.keys() == {("broker", "input queue's type")}
-    finding = report.failed["broker", "input queue's type"]
+    assert report.of("warning").keys() == {("broker", "input queue's type")}
+    finding = report.of("warning")["broker", "input queue's type"]
     assert "quorum, durable, x-delivery-limit=5" in finding["detail"]
-    assert "delivery-limit = -1" in finding["remedy"]
+    assert "more than 5 times is dropped" in finding["detail"]
+    assert "delete_queue" in finding["remedy"]
     assert "classic, transient" in report.of("ok")["broker", "output queue's type"]["detail"]
     assert report.of("ok")["broker", "transient queues"]["detail"] == "are permitted"
+
+
+def test_a_quorum_queue_that_drops_what_comes_back_is_wrong_before_rabbitmq_4(
+    managed: tuple[RabbitMQ, str], rclone: ObjectStore, volume: Path, tmp_path: Path
+) -> None:
+    """The broker is the one that is installed; `tests/faults/test_brokers_new.py` shows what it drops."""
+    broker, url = managed
+    assert broker.ctl("version").startswith("3.")
+    with journey_of(broker, rclone, volume, tmp_path) as journey:
+        step = journey.step
+        declare_quorum(step.input_queue, url, -1)
+        declare_quorum(step.output_queue, url)
+        journey.queues.declare(step.lineage_queue)
+        report = check(environment_of(journey), "--management-url", url)
+        assert report.failed.keys() == {("broker", "input queue"), ("broker", "input queue's type")}
+        assert all("delete_queue" in each["remedy"] for each in report.failed.values())
+        # The remedy is one.
+        broker.delete_queue(step.input_queue)
+        sidecar = journey.start_sidecar(SIDECAR_QUEUE_TYPE="quorum")
+        sidecar.wait_until(
+            lambda: journey.queues.exists(step.input_queue), seconds=20, what="it declared it"
+        )
+        sidecar.close()
+        mended = check(environment_of(journey), "--management-url", url)
+    assert report.code == SERVICE
+    assert mended.of("ok")["broker", "input queue's type"]["detail"].endswith(": quorum, durable")
+    assert "is not there" in report.of("ok")["broker", "dead-letter queue"]["detail"]
+    assert "is not there" in mended.of("ok")["broker", "dead-letter queue"]["detail"]
 
 
 def test_a_wrong_password_of_the_management_interface(

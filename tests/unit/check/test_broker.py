@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 class Broker:
     """A broker that answers each method by a table, over real sockets, and says nothing to what is not in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, product: str = "Rabbit", version: str = "9.9") -> None:
         self.port = 0
+        properties: dict[str, Any] = {"product": product, "version": version}
         self.start: bytes = codec.encode_method(
-            commands.Connection.Start(
-                0, 9, {"product": "Rabbit", "version": "9.9"}, "PLAIN", "en_US"
-            ),
-            0,
+            commands.Connection.Start(0, 9, properties, "PLAIN", "en_US"), 0
         )
         self.answers: dict[type[Method], Callable[[Method], Method | None]] = {
             commands.Connection.StartOk: lambda _: commands.Connection.Tune(10, 131072, 60),
@@ -75,8 +73,8 @@ class Broker:
 
 
 @asynccontextmanager
-async def broker() -> AsyncIterator[Broker]:
-    serving = Broker()
+async def broker(product: str = "Rabbit", version: str = "9.9") -> AsyncIterator[Broker]:
+    serving = Broker(product, version)
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, serving.serve, 0, host=LOCAL))
         serving.port = listener.socket.getsockname()[1]
@@ -109,6 +107,33 @@ async def test_each_queue_is_looked_at_and_none_declared() -> None:
         "hash-lineage",
     ]
     assert all(each.passive for each in serving.declared)
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "fails"),
+    [
+        ("RabbitMQ", "3.10.8", True),
+        ("RabbitMQ", "3.13.7+1", True),
+        ("RabbitMQ", "4.0.5", False),
+        ("RabbitMQ", "10.1", False),
+        ("RabbitMQ", "unknown", False),
+        ("LavinMQ", "2.1", False),
+    ],
+)
+async def test_a_limit_that_drops_what_comes_back_is_found_where_it_means_that(
+    product: str, version: str, *, fails: bool
+) -> None:
+    """The real broker's answers to the same question are in `tests/wire/test_check.py`."""
+    async with broker(product, version) as serving:
+        findings = await look(serving)
+    compared = [each for each in serving.declared if not each.passive]
+    assert bool(compared) == fails
+    assert all("x-max-priority" in (each.arguments or {}) for each in compared)
+    if fails:
+        assert "drops each message that comes back" in failed(findings)["input queue"].detail
+        assert "delete_queue" in failed(findings)["input queue"].remedy
+    else:
+        assert failed(findings) == {}
 
 
 async def test_dead_letters_that_wait_are_a_warning() -> None:

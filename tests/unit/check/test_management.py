@@ -19,8 +19,12 @@ from .environment import by_subject, failed, readable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-QUORUM = {"type": "quorum", "durable": True, "arguments": {"x-queue-type": "quorum"}}
-CLASSIC = {"type": "classic", "durable": False, "arguments": {}}
+QUORUM: dict[str, Any] = {
+    "type": "quorum",
+    "durable": True,
+    "arguments": {"x-queue-type": "quorum"},
+}
+CLASSIC: dict[str, Any] = {"type": "classic", "durable": False, "arguments": {}}
 DENIED = [{"name": "transient_nonexcl_queues", "state": "denied"}]
 NODE = {"name": "rabbit@a", "mem_alarm": False, "disk_free_alarm": False}
 
@@ -97,34 +101,91 @@ async def test_transient_queues_that_are_denied_are_a_warning_unless_ours_are_du
     assert by_subject(durable)["transient queues"].outcome is Outcome.OK
 
 
+def limited(
+    argument: int | None = None, policy: int | None = None, **told: object
+) -> dict[str, Any]:
+    """A quorum queue with a limit of its own, one by a policy, and what the broker tells of what came of both."""
+    arguments = {} if argument is None else {"x-delivery-limit": argument}
+    definition = {} if policy is None else {"delivery-limit": policy}
+    return (
+        QUORUM
+        | {"arguments": QUORUM["arguments"] | arguments, "effective_policy_definition": definition}
+        | told
+    )
+
+
 @pytest.mark.parametrize(
-    ("version", "queue", "limit"),
+    ("version", "queue"),
     [
-        ("3.10.8", QUORUM, None),
-        ("4.0.5", QUORUM, 20),
-        ("4.3.6", QUORUM | {"delivery_limit": 20}, 20),
-        ("4.3.6", QUORUM | {"delivery_limit": "unlimited"}, None),
-        ("4.3.6", QUORUM | {"arguments": {"x-delivery-limit": -1}}, None),
-        ("3.10.8", QUORUM | {"arguments": {"x-delivery-limit": 5}}, 5),
-        ("3.10.8", QUORUM | {"effective_policy_definition": {"delivery-limit": 7}}, 7),
-        ("3.10.8", QUORUM | {"effective_policy_definition": []}, None),
+        ("3.10.8", QUORUM),
+        ("3.10.8", QUORUM | {"effective_policy_definition": []}),
+        ("4.3.6", limited(-1)),
+        ("4.3.6", limited(-1, delivery_limit="unlimited")),
+        ("4.3.6", limited(policy=-1)),
+        ("4.3.6", limited(delivery_limit="unlimited")),
     ],
 )
-async def test_a_delivery_limit_that_loses_messages_fails(
-    version: str, queue: Mapping[str, Any], limit: int | None
+async def test_a_quorum_queue_that_drops_nothing_is_well(
+    version: str, queue: Mapping[str, Any]
 ) -> None:
-    found = failed(await look(version, queue=queue))
-    if limit is None:
-        assert found == {}
-    else:
-        assert f"delivered {limit} times in vain is dropped" in found["input queue's type"].detail
+    found = by_subject(await look(version, queue=queue))["input queue's type"]
+    assert found.outcome is Outcome.OK
 
 
-async def test_a_delivery_limit_before_a_dead_letter_exchange_loses_nothing() -> None:
-    arguments = {"x-delivery-limit": 5, "x-dead-letter-exchange": "dead"}
-    findings = await look(queue=QUORUM | {"arguments": arguments})
+@pytest.mark.parametrize(
+    ("version", "queue", "limit", "remedy"),
+    [
+        ("4.0.5", QUORUM, 20, "set_policy"),
+        ("4.3.6", limited(delivery_limit=20), 20, "set_policy"),
+        ("4.3.6", limited(policy=7), 7, "set_policy"),
+        ("4.3.6", limited(5), 5, "delete_queue"),
+        ("4.3.6", limited(5, policy=-1), 5, "delete_queue"),
+        ("4.3.6", limited(5, policy=1_000_000), 5, "delete_queue"),
+        ("4.3.6", limited(5, policy=-1, delivery_limit=5), 5, "delete_queue"),
+        ("3.10.8", limited(5), 5, "delete_queue"),
+        ("3.10.8", limited(5, policy=7), 5, "delete_queue"),
+        ("3.10.8", limited(policy=7), 7, "out of its policy"),
+    ],
+)
+async def test_a_delivery_limit_is_a_warning_with_what_mends_it(
+    version: str, queue: Mapping[str, Any], limit: int, remedy: str
+) -> None:
+    findings = await look(version, queue=queue)
     assert failed(findings) == {}
-    assert by_subject(findings, Outcome.WARNING).keys() == {"input queue's type"}
+    found = by_subject(findings, Outcome.WARNING)["input queue's type"]
+    assert f"a message that comes back more than {limit} times is dropped" in found.detail
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "queue", "remedy"),
+    [
+        ("3.10.8", limited(-1), "delete_queue"),
+        ("3.10.8", limited(-5), "delete_queue"),
+        ("3.13.7", limited(-1, policy=1_000_000), "delete_queue"),
+        ("3.10.8", limited(0), "delete_queue"),
+        ("3.10.8", limited(policy=0), "out of its policy"),
+        ("4.3.6", limited(0), "delete_queue"),
+        ("4.3.6", limited(policy=0), "set_policy"),
+    ],
+)
+async def test_a_limit_by_which_each_message_that_comes_back_is_dropped_fails(
+    version: str, queue: Mapping[str, Any], remedy: str
+) -> None:
+    found = failed(await look(version, queue=queue))["input queue's type"]
+    assert "each message that comes back is dropped" in found.detail
+    assert remedy in found.remedy
+
+
+async def test_a_dead_letter_exchange_behind_a_limit_is_told() -> None:
+    exchange = {"x-queue-type": "quorum", "x-dead-letter-exchange": "dead"}
+    queue = QUORUM | {"arguments": exchange | {"x-delivery-limit": 5}}
+    warned = by_subject(await look(queue=queue), Outcome.WARNING)["input queue's type"]
+    assert "goes to its dead-letter exchange, and not to ours" in warned.detail
+    queue = QUORUM | {"arguments": exchange | {"x-delivery-limit": -1}}
+    assert "comes back goes to its dead-letter exchange" in (
+        failed(await look("3.10.8", queue=queue))["input queue's type"].detail
+    )
 
 
 @pytest.mark.parametrize(
