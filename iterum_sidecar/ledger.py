@@ -13,7 +13,10 @@ Everything that the project promises about loss stands on a few rules, all of wh
   (`give_up_void`), and the entry then owes one done: the next does not count either, whoever meant it.
 - Blame is for deaths alone. It is counted in the message itself (verdict STRIKE), so that it outlives this program.
 - What was settled and comes again is not worked again. A dead letter may be, after someone has put it back: so of dead letters, and of those
-  that were struck, the *edition* is remembered, which is another for each message of that ID that somebody has published.
+  that were struck, the *edition* is remembered (`editions.py`), which is another for each message of that ID that somebody has published.
+  So what is struck is published as an edition that this sidecar has never seen.
+
+The file is long because all that can happen to an entry is in it.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ class Seat(Generic[DeliveryT, WorkT]):
     """When it finished something, or came."""
     doubted_at: float = -math.inf
     """When another connection hung, perhaps of the same process, the last time."""
+    told_kill: bool = False
+    """Whether it has been told that nothing more comes."""
     listed: bool = True
     """Whether it is in the roster's row of seats that may have room."""
 
@@ -175,6 +177,11 @@ class Roster(Generic[DeliveryT, WorkT]):
     def seats(self) -> int:
         """How many connections there are."""
         return len(self._seats)
+
+    @property
+    def has_told_seats(self) -> bool:
+        """Whether a connection is there that has been told that nothing more comes."""
+        return any(seat.told_kill for seat in self._seats)
 
     @property
     def held(self) -> int:

@@ -60,6 +60,9 @@ UPLOADS_WAITING = 64
 READS_IN_ONE_GO = 4
 #: Seconds that a result waits for a free descriptor before the program ends for want of one, if no other result holds any.
 DESCRIPTOR_PATIENCE = 60.0
+#: Seconds that answers to the kill message are waited for which no open connection owes: pyterum's output may belong to an earlier sidecar
+#: still. It notices that as it sends its answer, connects, and sends it 5 s later (`retry_interval` in its socket_conn.py).
+LATE_ANSWER_PATIENCE = 10.0
 
 
 class _Breach(Exception):
@@ -118,7 +121,8 @@ class Collect:
         stop: trio.Event,
     ) -> None:
         """Read until the output has ended: the kill message has been answered by one connection at least, all others have said it
-        or closed, and no input connection that is open holds anything.
+        or closed, and no input connection that is open holds anything. If fewer have answered than were told, and not all of those have
+        gone, the rest may still connect, and would find nobody: they have 10 s.
 
         When the program was told to stop (`stop`) it is enough that none is open that has not said it. Nothing is awaited
         from a transformation that was told to wait for the next sidecar.
@@ -150,13 +154,20 @@ class Collect:
     async def _await_answer(self, stop: trio.Event) -> None:
         asked = trio.current_time()
         empty_since = asked
-        while not self._has_ended(stop):
+        late_until: float | None = None
+        while True:
             now = trio.current_time()
             if self._open:
                 empty_since = now
-            deadline = min(asked + self._kill_timeout, empty_since + self._return_timeout)
-            if now >= deadline:
-                raise TransformationLost(self._why_lost(now - asked))
+            if self._has_ended(stop):
+                late_until = now + LATE_ANSWER_PATIENCE if late_until is None else late_until
+                if now >= late_until or stop.is_set() or not self._may_be_answered_late():
+                    return
+                deadline = late_until
+            else:
+                deadline = min(asked + self._kill_timeout, empty_since + self._return_timeout)
+                if now >= deadline:
+                    raise TransformationLost(self._why_lost(now - asked))
             self._changed = trio.Event()
             with trio.move_on_at(deadline):
                 await self._changed.wait()
@@ -170,6 +181,9 @@ class Collect:
         if self._roster.held or (silent and not self._are_given_up(silent)):
             return False
         return self.kill_answered or stop.is_set()
+
+    def _may_be_answered_late(self) -> bool:
+        return self._answers < self._roster.kills_said and self._roster.has_told_seats
 
     def _are_given_up(self, silent: int) -> bool:
         """Whether so many connections that have not said kill may be those of workers that hang: all that were told kill have answered."""
@@ -196,6 +210,7 @@ class Collect:
     def _admit(self, peer: Peer, nursery: trio.Nursery) -> None:
         connection = OutputConnection(peer, self._frame_limit)
         self._open.add(connection)
+        self._changed.set()
         nursery.start_soon(self._attend, connection)
 
     async def _attend(self, connection: OutputConnection) -> None:

@@ -231,6 +231,7 @@ class Handout:
 
     def _say_kill(self, connection: InputConnection) -> None:
         self._roster.kills_said += not connection.given_up
+        connection.seat.told_kill = True
         connection.kill()
 
     def _give_back_all(self, *, but_out: bool = False) -> None:
@@ -307,16 +308,12 @@ class Handout:
         return self._roster.is_starved(trio.current_time(), self._unread())
 
     def _may_hold_a_batch(self) -> bool:
-        """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input.
-
-        Not while a death is not judged yet: what it leaves is handed out again.
-        """
-        return (
-            self._is_starved()
-            and self._ledger.out() == self._roster.held
-            and not self._roster.unsure_held()
-            and all(each.waits_for_input() for each in self._holding())
-        )
+        """Whether only the kill message can bring out what the transformation still holds: it starves, and all that hold something wait for input."""
+        if not self._is_starved() or self._roster.unsure_held():
+            return False
+        # What is out and held by nobody was held by what has died, and is handed out again when that is judged.
+        all_is_held = self._ledger.out() == self._roster.held
+        return all_is_held and all(each.waits_for_input() for each in self._holding())
 
     def _is_stuck(self) -> bool:
         """Whether it is busy, as it seems, for so long that it is told kill all the same when nothing else is left."""
@@ -327,11 +324,8 @@ class Handout:
         return [each for each in self._connections.values() if each.seat.held]
 
     def _unread(self) -> int:
-        return sum(
-            connection.peer.unread()
-            for connection in self._connections.values()
-            if not connection.is_announced
-        )
+        others = [each for each in self._connections.values() if not each.is_announced]
+        return sum(each.peer.unread() for each in others)
 
     async def _feed(self, now: float, news: trio.MemorySendChannel[News]) -> None:
         """Find out who waits for input while nothing is finished, and give more to them.

@@ -333,7 +333,7 @@ def test_the_entries_of_which_a_done_may_never_come_are_known() -> None:
     roster.done(first, 4.0)
     assert roster.unsure_held() == []
     assign(roster, 5.0)
-    second.doubted = True
+    second.doubted_by = frozenset({1})
     assert roster.unsure_held() == [second]
 
 

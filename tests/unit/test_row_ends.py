@@ -17,6 +17,7 @@ from tests.unit.row import (
     FinishedOnRequest,
     Row,
     StepConnection,
+    copy_step,
     temporary_row,
 )
 
@@ -220,3 +221,52 @@ async def test_a_drain_after_a_breach_settles_every_fragment_once(autojump_clock
                 nursery.cancel_scope.cancel()
             reached = instrument.reached
             assert len(row.broker.messages(INPUT)) <= 2
+
+
+async def test_an_answer_that_comes_over_a_connection_of_its_own_is_waited_for(
+    autojump_clock: Clock,
+) -> None:
+    """As pyterum's does whose output still was one to the sidecar before this: it notices when it sends, and comes 5 s later."""
+
+    async def late(connection: StepConnection) -> None:
+        connection.outputs.socket.close()
+        async for _ in connection.fragments():
+            raise AssertionError("the other one has them all")
+        await trio.sleep(5)
+        connection.outputs = await trio.open_unix_socket(row.volume / "out.sock")
+        await connection.kill()
+        answered.append(connection)
+
+    async def first(connection: StepConnection) -> None:
+        await copy_step(connection)
+        await trio.sleep_forever()
+
+    answered: list[StepConnection] = []
+    async with temporary_row() as row:
+        before = trio.current_time()
+        await row.run(first, late)
+        assert len(answered) == 1
+        assert trio.current_time() - before < 10
+
+
+async def test_an_answer_that_never_comes_is_waited_for_no_longer_than_a_moment(
+    autojump_clock: Clock,
+) -> None:
+    """A step may read two inputs and have one output."""
+
+    async def silent(connection: StepConnection) -> None:
+        connection.outputs.socket.close()
+        async for _ in connection.fragments():
+            raise AssertionError("there are none")
+        await trio.sleep_forever()
+
+    async def ends(connection: StepConnection) -> None:
+        connection.outputs.socket.close()
+        async for _ in connection.fragments():
+            raise AssertionError("there are none")
+
+    for other, least, most in ((silent, 10, 15), (ends, 0, 5)):
+        async with temporary_row() as row:
+            before = trio.current_time()
+            await row.run(copy_step, other)
+            assert least <= trio.current_time() - before < most

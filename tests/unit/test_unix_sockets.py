@@ -298,7 +298,7 @@ async def test_what_is_sent_after_the_peer_has_closed_was_not_read(
     theirs.close()
     assert not peer.was_reset
     peer.send(b"not read")
-    assert peer.receive_nowait() == b""
+    assert read_until_close(peer) == b""
     assert peer.was_reset
 
 
