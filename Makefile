@@ -19,8 +19,10 @@ demo: $(VENV)/.demo
 demo-services: $(VENV)/.demo-services rabbitmq
 	$(BIN)/python -m demo
 
+# One file at a time on each of JOBS processors. To look into one test: ARGS='-n 0 -s tests/unit/test_ledger.py'
+JOBS := auto
 test: $(VENV)/.dev rabbitmq
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Real outages of real brokers and stores, RabbitMQ 4 among them, one after the other.
 test-faults: $(VENV)/.dev rabbitmq

@@ -90,11 +90,11 @@ async def test_a_fragment_that_is_never_finished_is_a_dead_letter_after_its_atte
 async def test_by_default_a_fragment_may_take_as_long_as_it_likes(autojump_clock: Clock) -> None:
     async def slow(connection: StepConnection) -> None:
         async for fragment in connection.fragments():
-            await trio.sleep(50_000)
+            await trio.sleep(6_000)
             await connection.done(id_of(fragment))
         await connection.kill()
 
-    async with temporary_row(SIDECAR_KILL_TIMEOUT="90000") as row:
+    async with temporary_row(SIDECAR_KILL_TIMEOUT="20000") as row:
         await row.put(2)
         await row.run(slow)
         assert row.tally.fragments == 2
