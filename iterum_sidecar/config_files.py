@@ -14,7 +14,7 @@ import trio
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.removal import remove_tree
 from iterum_sidecar.shortages import is_shortage
-from iterum_sidecar.stores.port import StoreError
+from iterum_sidecar.stores.port import StoreError, StoreUnavailable
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ CONFIG_PREFIX = "iterum_config/"
 #: Seconds before a missing file is asked for again; doubled up to the second figure. pyterum looks every 5 s.
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 30.0
+#: The most where it is the store that is away: after its return, work goes on within 5 s.
+LONGEST_DELAY_OF_OUTAGE = 4.0
 
 
 async def fetch_config_files(
@@ -64,8 +66,10 @@ async def _fetch(file: str, store: Store, bucket: str, volume: Volume, directory
                     _log.warning(
                         "a config file cannot be had yet; asking on", file=file, reason=str(error)
                     )
+                is_away = isinstance(error, StoreUnavailable)
+                delay = min(delay, LONGEST_DELAY_OF_OUTAGE if is_away else LONGEST_DELAY)
                 await trio.sleep(delay)
-                delay = min(delay * 2, LONGEST_DELAY)
+                delay *= 2
             else:
                 _log.info("config file is there", file=file)
                 return
