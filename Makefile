@@ -47,6 +47,13 @@ TARGETS :=
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(FUZZ_SECONDS) $(ARGS)
 
+# Mutants of the code on which it stands that nothing is lost, on its fast tests: of all MODULES, or SAMPLE drawn ones of each.
+MODULES :=
+SAMPLE :=
+.PHONY: mutate
+mutate: $(VENV)/.dev
+	$(BIN)/python -m tests.mutation $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
+
 test-containers: $(VENV)/.dev
 	@testbed/ensure-podman || true
 	$(BIN)/python -m pytest tests/containers $(ARGS)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTEMPTS_HEADER",
     "RETRIES_HEADER",
+    "TIME_HEADER",
     "comes_again",
     "count_in",
     "fragment_edition",
@@ -34,6 +35,8 @@ __all__ = [
 ATTEMPTS_HEADER = "x-iterum-attempts"
 #: The header that counts how often somebody has put a dead letter back (`iterum-sidecar dead-letters retry`).
 RETRIES_HEADER = "x-iterum-retries"
+#: The header that a dead letter has. What somebody has put back with it, by other means, is no message that has come again.
+TIME_HEADER = "x-iterum-time"
 
 
 def count_in(headers: Mapping[str, Any], name: str) -> int:
@@ -49,13 +52,15 @@ def fragment_edition(message: RemoteFragment, headers: Mapping[str, Any]) -> Has
         hash(signature_of(message)),
         count_in(headers, ATTEMPTS_HEADER),
         count_in(headers, RETRIES_HEADER),
+        str(headers.get(TIME_HEADER)),
     )
 
 
 def refusal_edition(delivery: Delivery, kind: DeadLetterKind) -> Hashable:
     """Return which message it is that becomes a dead letter of `kind` for what it says."""
     body = hashlib.sha256(delivery.body).digest()
-    return kind, body, count_in(delivery.headers, RETRIES_HEADER)
+    headers = delivery.headers
+    return kind, body, count_in(headers, RETRIES_HEADER), str(headers.get(TIME_HEADER))
 
 
 def comes_again(delivery: Delivery, edition: Hashable, ledger: FragmentLedger) -> bool:

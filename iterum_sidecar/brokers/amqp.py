@@ -42,6 +42,9 @@ _log = get_log(__name__)
 HEARTBEAT = 15
 #: Seconds after which the broker has missed two of ours, with some for a timer that is late.
 NOTICED_AFTER = 2 * HEARTBEAT + 5.0
+#: Seconds between the last acknowledgement and the end of its channel. Without them a quorum queue forgot up to 467 of 500 acknowledgements
+#: (RabbitMQ 3.10.8 and 4.3.6, seen); with 0.05 s none was lost.
+SETTLING_SECONDS = 0.2
 #: Seconds between two lines about the same wait.
 SAY_EVERY = 60.0
 #: Bytes of headers that are kept where not all can be: no broker agrees on frames of less than 8 KiB, RabbitMQ's 4.1 neither.
@@ -251,6 +254,8 @@ class AmqpBroker:
         """The name of a queue that is this connection's alone, and that the broker deletes when it notices its end; none if it may not be."""
         self._publishing = publishing
         self._policy = policy
+        self._has_acknowledged = False
+        """Whether there were acknowledgements since `let_settle`."""
 
     async def leave_mark(self) -> None:
         """Make the `mark`, if the broker lets us."""
@@ -333,6 +338,7 @@ class AmqpBroker:
         channel = self.channels.get(delivery.channel_identity)
         if channel is not None:
             channel.acknowledge(delivery)
+            self._has_acknowledged = True
 
     def give_back(self, delivery: amqp.Delivery) -> None:
         """Return to the queue what came on a channel that is open; what came on another has returned already."""
@@ -341,11 +347,18 @@ class AmqpBroker:
             channel.give_back(delivery)
 
     async def flush(self) -> None:
-        """Return when everything buffered is with the kernel."""
+        """Return when everything buffered is with the kernel, and the broker has had the time to take acknowledgements."""
         try:
             await self._publishing.flush()
         except amqp.AmqpError as error:
             raise lost_by(error, "sending") from error
+        await self.let_settle()
+
+    async def let_settle(self) -> None:
+        """Give the broker a moment for the acknowledgements that were sent, which a quorum queue may forget with their channel."""
+        if self._has_acknowledged:
+            self._has_acknowledged = False
+            await trio.sleep(SETTLING_SECONDS)
 
     def trouble(self) -> str:
         """Return why the broker takes no messages; empty while it does."""

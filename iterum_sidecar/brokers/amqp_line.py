@@ -98,6 +98,7 @@ class AmqpConsumer:
         """Close the channel, which settles what was acknowledged and puts back what was not, and count on another."""
         with _uninterrupted():
             await self.stop()
+            await self._broker.let_settle()
             self._leave.set()
             await self._left.wait()
             waiting = await self.waiting()

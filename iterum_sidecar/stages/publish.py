@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
-from iterum_sidecar.brokers.publishing import RETRY_DELAY, publish_until_safe
+from iterum_sidecar.brokers.publishing import publish_until_safe
 from iterum_sidecar.messages import encode_lineage
 from iterum_sidecar.telemetry.logs import get_log
 
@@ -115,13 +115,6 @@ class Publish:
         try:
             await sent.confirmation.wait()
         except MessageUnroutable as error:
-            await self._offer_again(sent, error)
-
-    async def _offer_again(self, sent: _Sent, error: MessageUnroutable) -> None:
-        _log.warning(
-            "the broker did not take a message; offering it again",
-            queue=sent.queue,
-            reason=str(error),
-        )
-        await trio.sleep(RETRY_DELAY)
-        await publish_until_safe(self._broker, sent.queue, sent.body, sent.headers)
+            _log.debug("the broker did not take a message", queue=sent.queue, reason=str(error))
+            # At once: it may have been refused together with one that was waited for and is taken by now.
+            await publish_until_safe(self._broker, sent.queue, sent.body, sent.headers)

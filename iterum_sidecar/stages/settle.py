@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from iterum_sidecar.brokers.port import MessageTooLarge
-from iterum_sidecar.brokers.publishing import LONGEST_DELAY, publish_until_safe
+from iterum_sidecar.brokers.publishing import SAY_EVERY, publish_until_safe
 from iterum_sidecar.cargo import News
+from iterum_sidecar.editions import TIME_HEADER
 from iterum_sidecar.entries import DeadLetterKind, State, Verdict
 from iterum_sidecar.telemetry.logs import get_log
 
@@ -132,13 +133,13 @@ class Settle:
                     queue=queue,
                     reason=str(error),
                 )
-            await trio.sleep(LONGEST_DELAY)
+            await trio.sleep(SAY_EVERY)
 
     def _why(self, entry: FragmentEntry) -> dict[str, object]:
         return {
             "x-iterum-kind": str(entry.kind),
             "x-iterum-reason": entry.reason.encode()[:_LONGEST_REASON].decode(errors="ignore"),
-            "x-iterum-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            TIME_HEADER: datetime.now(UTC).isoformat(timespec="milliseconds"),
             "x-iterum-step": self._step,
             "x-iterum-queue": self._input_queue,
             "x-iterum-host": socket.gethostname(),

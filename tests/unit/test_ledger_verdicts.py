@@ -91,6 +91,59 @@ def test_what_a_second_delivery_tells_of_deaths_makes_a_suspect_and_none_clears_
 def test_what_waits_to_be_handed_out_again_is_given_back_at_a_drain(ledger: TestLedger) -> None:
     entry = out(ledger)
     assert ledger.connection_closed([entry], death=False) == [entry]
-    assert entry.verdict is Verdict.AGAIN
+    verdicts = [entry.verdict]
     assert ledger.give_back(entry) == [entry]
-    assert entry.verdict is Verdict.GIVE_BACK
+    assert [*verdicts, entry.verdict] == [Verdict.AGAIN, Verdict.GIVE_BACK]
+
+
+def test_a_late_result_is_told_apart_from_those_before_it(ledger: TestLedger) -> None:
+    """Under the ID of the first it would overwrite what that one was."""
+    entry = out(ledger)
+    first = ledger.take_result([A], None, ["x"])
+    assert ledger.done(A) == (entry, [])
+    assert ledger.output_safe(first) == [entry]
+    ledger.close(entry)
+    late = ledger.take_result([A], None, ["x"])
+    assert late.late
+    assert late.output_id != first.output_id
+
+
+def test_an_older_copy_does_not_change_the_count_with_which_a_fragment_is_being_struck(
+    ledger: TestLedger,
+) -> None:
+    """Or its own next life would be taken for a copy too, and be acknowledged unworked."""
+    entry = out(ledger)
+    ledger.breach("not JSON")
+    ledger.connection_closed([entry], death=False)
+    ledger.again(entry)
+    ledger.hand_out(entry)
+    assert ledger.connection_closed([entry], death=True) == [entry]
+    assert (entry.verdict, entry.attempts) == (Verdict.STRIKE, 2)
+    assert ledger.admit(A, FILES, 2, None, attempts=1) == (Admission.JOINED, entry)
+    assert entry.attempts == 2
+    assert ledger.admit(A, FILES, 3, None, attempts=2)[0] is Admission.NEW
+
+
+def test_a_connection_that_closes_does_not_undo_a_done(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    output = ledger.take_result([A], None, ["x"])
+    assert ledger.done(A) == (entry, [])
+    assert ledger.connection_closed([entry], death=True) == []
+    assert (entry.attempts, entry.suspect) == (0, False)
+    assert ledger.output_safe(output) == [entry]
+    assert entry.verdict is Verdict.ACKNOWLEDGE
+
+
+def test_what_is_with_the_transformation_cannot_be_rejected(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    with pytest.raises(AssertionError, match="should be WAITING"):
+        ledger.reject(entry, "not found", DeadLetterKind.INPUT_MISSING)
+    assert (entry.verdict, entry.reason) == (None, "")
+
+
+def test_a_verdict_is_carried_out_once(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    ledger.done(A)
+    ledger.close(entry)
+    with pytest.raises(AssertionError, match="no verdict that closes it"):
+        ledger.close(entry)

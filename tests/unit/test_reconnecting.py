@@ -242,3 +242,48 @@ async def test_a_cancelled_place_in_the_line_leaves_no_task(autojump_clock: obje
             async with broker.consume(QUEUE, 1) as consumer:
                 await consumer.receive()
     assert not world.broker._queue(QUEUE).consumers
+
+
+async def test_each_time_that_a_broker_does_not_let_us_is_waited_for_anew(
+    autojump_clock: object,
+) -> None:
+    """Otherwise the second of two short ones, hours apart, would be taken for a long one, and end the program."""
+    world = World()
+    async with open_world(world, refusal_timeout=30) as broker:
+        for _ in range(3):
+            world.refuses = True
+            with trio.move_on_after(20):
+                await broker.ensure_queue("dead", durable=True)
+            world.refuses = False
+            await broker.ensure_queue("dead", durable=True)
+            await trio.sleep(3600)
+    assert world.ensured == ["dead"] * 3
+
+
+async def test_a_broker_that_ends_each_connection_at_once_is_not_asked_for_another_in_a_spin(
+    autojump_clock: object,
+) -> None:
+    world = World()
+    async with open_world(world):
+        with trio.move_on_after(60):
+            while len(world.connections) < 1000:
+                world.connection.lose()
+                await trio.sleep(0.01)
+    assert 10 < len(world.connections) < 200
+
+
+async def test_what_the_broker_has_missed_may_come_back_for_a_moment_yet(
+    autojump_clock: object,
+) -> None:
+    """That a connection is gone is known a little before all that came by it is in its queue again."""
+    world = World()
+    async with open_world(world) as broker, broker.consume(QUEUE, 1) as consumer:
+        world.noticed.append(world.connection)
+        world.connection.lose()
+        with pytest.raises(LineLost):
+            await consumer.receive()
+        await consumer.resume()
+        await trio.sleep(0.5)
+        assert consumer.may_get_back()
+        await trio.sleep(1)
+        assert not consumer.may_get_back()
