@@ -6,12 +6,13 @@ tells the ledger which outputs are safe.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
-from iterum_sidecar.brokers.publishing import publish_until_safe
+from iterum_sidecar.brokers.publishing import SAY_EVERY, publish_until_safe
 from iterum_sidecar.messages import encode_lineage
 from iterum_sidecar.telemetry.logs import get_log
 
@@ -59,6 +60,7 @@ class Publish:
         self._tally = tally
         self._freight = freight
         self._step = step
+        self._told_at = -math.inf
         self._lineage_queue = lineage_queue
 
     async def run(
@@ -115,6 +117,17 @@ class Publish:
         try:
             await sent.confirmation.wait()
         except MessageUnroutable as error:
-            _log.debug("the broker did not take a message", queue=sent.queue, reason=str(error))
+            self._tell_of_refusal(sent.queue, error)
             # At once: it may have been refused together with one that was waited for and is taken by now.
             await publish_until_safe(self._broker, sent.queue, sent.body, sent.headers)
+
+    def _tell_of_refusal(self, queue: str, error: MessageUnroutable) -> None:
+        """Tell of one of those that are refused together."""
+        now = trio.current_time()
+        if now - self._told_at >= SAY_EVERY:
+            self._told_at = now
+            _log.warning(
+                "the broker did not take a message; offering it again",
+                queue=queue,
+                reason=str(error),
+            )
