@@ -94,7 +94,7 @@ def _lives(outcome: Outcome) -> Iterable[str]:
 
 
 def _uses(outcome: Outcome) -> Iterable[str]:
-    yield "Of each life that was long enough, the first and the last third of its work: first/median/most (memory in MB)"
+    yield "Of each life that was long enough, the first and the last third of its work: least/median/most (memory in MB)"
     yield ""
     yield f"| life | seconds | {' | '.join(MEASURES)} |"
     yield f"|---|---|{'---|' * len(MEASURES)}"

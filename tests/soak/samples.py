@@ -39,12 +39,12 @@ class Sample:
 class Third:
     """A third of a life, of one measure."""
 
-    first: float
+    least: float
     median: float
     most: float
 
     def __str__(self) -> str:
-        return f"{self.first:.0f}/{self.median:.0f}/{self.most:.0f}"
+        return f"{self.least:.0f}/{self.median:.0f}/{self.most:.0f}"
 
 
 def sample_of(pid: int, port: int, at: float) -> Sample | None:
@@ -95,9 +95,9 @@ def thirds(samples: list[tuple[float, float]]) -> tuple[Third, Third] | None:
 
 
 def _third(values: list[float]) -> Third:
-    return Third(values[0], statistics.median(values), max(values))
+    return Third(min(values), statistics.median(values), max(values))
 
 
 def rises(measure: str, first: Third, last: Third) -> bool:
-    """Whether the last third is more than it may be."""
-    return last.median > first.median * RISE + MEASURES[measure]
+    """Whether the least of the last third is more than that of the first may become: what leaks never comes back, and an outage passes."""
+    return last.least > first.least * RISE + MEASURES[measure]
