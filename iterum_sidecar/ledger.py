@@ -396,7 +396,7 @@ class Ledger(Generic[DeliveryT, WorkT]):
             if entry.verdict is Verdict.ACKNOWLEDGE:
                 self._ordinals.keep(entry.fragment_id)
             else:
-                self._ordinals.forget(entry.fragment_id)
+                self._ordinals.leave(entry.fragment_id)
             if entry.verdict is Verdict.STRIKE and entry.known_outputs:
                 self._struck_outputs[entry.fragment_id] = entry.known_outputs
                 if len(self._struck_outputs) > STRUCK:

@@ -48,8 +48,14 @@ class Ordinals:
             if not any(each in self._kinds_of for each in kind[0]):
                 self._keep_late(kind, self._next.pop(kind, 0))
 
+    def leave(self, fragment_id: str) -> None:
+        """A predecessor is gone otherwise: what comes of it begins again, unless others that are here are predecessors too."""
+        for kind in self._kinds_of.pop(fragment_id, ()):
+            if not any(kind in self._kinds_of.get(each, ()) for each in kind[0]):
+                self._next.pop(kind, None)
+
     def forget(self, fragment_id: str) -> None:
-        """A predecessor is handed out anew, or gone otherwise: what comes of it begins again."""
+        """A predecessor is handed out anew: what comes of it begins again."""
         for kind in self._kinds_of.pop(fragment_id, ()):
             self._next.pop(kind, None)
 

@@ -1,4 +1,4 @@
-"""Try the mutants of modules on their tests: `python -m tests.mutation [MODULE …] [--sample N] [--seed N] [--line N] [--verbose]`.
+"""Try the mutants of modules on their tests: `python -m tests.mutation [MODULE …] [--sample N] [--seed N] [--lines N …] [--verbose]`.
 
 Each is tried in a process of its own, in memory: no file is changed. Tells every mutant that nothing notices, and a table.
 """
@@ -156,7 +156,7 @@ def try_module(module: str, options: argparse.Namespace) -> list[object]:
         sys.exit(f"{module}: this fails without any fault: {fault}")
     limit = GRACE + 2 * (time.monotonic() - start)
     every = list(mutants_of((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
-    chosen = [each for each in every if options.line in {None, each.line}]
+    chosen = [each for each in every if each.line in (options.lines or [each.line])]
     if options.sample is not None and options.sample < len(chosen):
         chosen = random.Random(options.seed).sample(chosen, options.sample)
     gc.freeze()
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(CHECKS)}")
     parser.add_argument("--sample", type=int, help="so many mutants of each, drawn from the seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--line", type=int, help="the mutants of one line only")
+    parser.add_argument("--lines", type=int, nargs="+", help="the mutants of these lines only")
     parser.add_argument("--verbose", action="store_true", help="tell what notices each")
     options = parser.parse_args()
     if unknown := set(options.modules) - CHECKS.keys():

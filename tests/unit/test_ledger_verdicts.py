@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from iterum_sidecar import ledger as ledger_module
 from iterum_sidecar.entries import Admission, DeadLetterKind, Entry, Verdict
 from iterum_sidecar.identity import OutputIdentity
 from iterum_sidecar.ledger import Ledger
@@ -147,3 +148,94 @@ def test_a_verdict_is_carried_out_once(ledger: TestLedger) -> None:
     ledger.close(entry)
     with pytest.raises(AssertionError, match="no verdict that closes it"):
         ledger.close(entry)
+
+
+def test_each_dead_letter_counts_once_whatever_made_it(ledger: TestLedger) -> None:
+    """Of so many in a row intake makes a pause."""
+    _, waiting = ledger.admit(B, FILES, 1, None)
+    assert waiting is not None
+    assert ledger.reject(waiting, "not found") == [waiting]
+    assert ledger.dead_letters_in_a_row == 1
+    ledger.connection_closed([out(ledger, attempts=2)], death=True)
+    assert ledger.dead_letters_in_a_row == 2
+    ledger.connection_closed([out(ledger, C)], death=True)
+    assert ledger.dead_letters_in_a_row == 2, "it is tried again"
+
+
+def test_what_has_a_verdict_is_in_flight_no_more(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    assert ledger.in_flight([A, B]) == [entry]
+    ledger.done(A)
+    assert ledger.in_flight([A, B]) == []
+
+
+def test_a_fragment_says_what_its_last_attempt_was_lost_to(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    ledger.connection_closed([entry], death=True, kind=DeadLetterKind.TIMED_OUT)
+    assert (entry.verdict, entry.lost_to) == (Verdict.STRIKE, DeadLetterKind.TIMED_OUT)
+
+
+def test_what_came_of_the_last_that_were_struck_is_known_and_of_no_more(
+    ledger: TestLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing grows with the length of a queue."""
+    monkeypatch.setattr(ledger_module, "STRUCK", 2)
+    for fragment_id in (A, B, C):
+        entry = out(ledger, fragment_id)
+        ledger.output_safe(ledger.take_result([fragment_id], None, ["x"], 1))
+        assert ledger.connection_closed([entry], death=True) == [entry]
+        ledger.close(entry)
+    known = []
+    for fragment_id in (A, B, C):
+        out(ledger, fragment_id, attempts=1)
+        known.append(ledger.take_result([fragment_id], None, ["x"], 2).repeated)
+    assert known == [False, True, True]
+
+
+def test_what_is_to_be_handed_out_again_cannot_be_closed(ledger: TestLedger) -> None:
+    entry = out(ledger)
+    assert ledger.connection_closed([entry], death=False) == [entry]
+    with pytest.raises(AssertionError, match="no verdict that closes it"):
+        ledger.close(entry)
+    assert len(ledger) == 1
+
+
+def test_a_second_delivery_that_tells_of_no_death_makes_no_suspect(ledger: TestLedger) -> None:
+    """Whenever a connection to the broker is lost, all that is in flight is delivered again."""
+    entry = out(ledger)
+    assert ledger.admit(A, FILES, 2, None) == (Admission.JOINED, entry)
+    assert not entry.suspect
+
+
+def test_a_second_result_of_several_is_another_though_one_of_them_was_settled_between(
+    ledger: TestLedger,
+) -> None:
+    one, other = out(ledger, A), out(ledger, B)
+    first = ledger.take_result([A, B], None, ["x"])
+    ledger.output_safe(first)
+    assert ledger.done(A) == (one, [one])
+    ledger.close(one)
+    second = ledger.take_result([A, B], None, ["x"])
+    assert (second.repeated, second.entries) == (False, [other])
+    assert second.output_id != first.output_id
+
+
+def test_what_comes_of_two_counts_on_when_one_of_them_has_become_a_dead_letter(
+    ledger: TestLedger,
+) -> None:
+    """Otherwise the next result of both would be taken for the first one, and not be published."""
+    a, b = out(ledger, A), out(ledger, B)
+    first = ledger.take_result([A, B], None, ["x"], 1)
+    assert ledger.refuse_result([A], "outside the volume", source=1) == 1
+    ledger.output_safe(first)
+    assert ledger.done(A, 1) == (a, [a])
+    assert a.verdict is Verdict.DEAD_LETTER
+    ledger.close(a)
+    second = ledger.take_result([A, B], None, ["x"], 1)
+    assert (second.repeated, second.stray) == (False, False)
+    assert second.output_id != first.output_id
+    assert ledger.done(B, 1) == (b, [])
+    assert ledger.output_safe(second) == [b]
+    ledger.close(b)
+    late = ledger.take_result([A, B], None, ["x"], 1)
+    assert len({first.output_id, second.output_id, late.output_id}) == 3

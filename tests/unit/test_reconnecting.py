@@ -287,3 +287,33 @@ async def test_what_the_broker_has_missed_may_come_back_for_a_moment_yet(
         assert consumer.may_get_back()
         await trio.sleep(1)
         assert not consumer.may_get_back()
+
+
+async def test_what_had_arrived_and_was_not_received_is_returned_when_no_more_is_taken(
+    autojump_clock: object,
+) -> None:
+    world = World()
+    world.broker.put(QUEUE, b"a")
+    world.broker.put(QUEUE, b"b")
+    async with open_world(world) as broker, broker.consume(QUEUE, 2) as consumer:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [each.body for each in await consumer.stop()] == [b"a", b"b"]
+        world.broker.put(QUEUE, b"c")
+        with trio.move_on_after(60) as scope:
+            await consumer.receive()
+        assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("left_by", ["stop", "reopen"])
+async def test_a_place_that_was_left_is_taken_again_on_the_same_connection(
+    left_by: str, autojump_clock: object
+) -> None:
+    world = World()
+    async with open_world(world) as broker, broker.consume(QUEUE, 1) as consumer:
+        await (consumer.stop() if left_by == "stop" else consumer.reopen())
+        await consumer.resume()
+        world.broker.put(QUEUE, b"a")
+        with trio.fail_after(60):
+            (arrived,) = await consumer.receive()
+        assert arrived.body == b"a"
+    assert len(world.connections) == 1
