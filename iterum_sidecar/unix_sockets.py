@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-__all__ = ["LOOK_EVERY", "Listener", "Peer", "check_unused", "most_connections", "state_of_socket"]
+__all__ = [
+    "LOOK_EVERY",
+    "READ_SIZE",
+    "Listener",
+    "Peer",
+    "check_unused",
+    "most_connections",
+    "state_of_socket",
+]
 
 _log = get_log(__name__)
 
@@ -43,10 +51,10 @@ LOOK_EVERY = 5.0
 #: a step that connects without end must not take those that downloads and uploads need.
 _CONNECTIONS_SHARE = 8
 _CONNECTIONS_BETWEEN = 16, 4096
-#: A step's frames are a few hundred bytes, and come two at a time.
-_READ_SIZE = 64 * 1024
+#: Bytes that are received at a time, if so many are there. A step's frames are a few hundred bytes, and come two at a time.
+READ_SIZE = 64 * 1024
 # One buffer for all connections: whatever is read is looked at before anything else is.
-_read_view = memoryview(bytearray(_READ_SIZE))
+_read_view = memoryview(bytearray(READ_SIZE))
 
 
 def most_connections() -> int:

@@ -150,15 +150,20 @@ class Connection:
                     nursery.start_soon(self._keep_alive, self._agreement.heartbeat / 2)
 
     async def _read(self) -> None:
+        stream = self._stream
+        plain = stream.socket if isinstance(stream, trio.SocketStream) else None
         try:
             self._dispatch(self._early_frames)
             while True:
-                data = await self._stream.receive_some(READ_SIZE)
+                data = await stream.receive_some(READ_SIZE)
                 if not data:
                     self._lose(ConnectionLost("the broker hung up"))
                     return
                 self._chunks_received += 1
                 self._dispatch(self._reader.feed(bytes(data)))
+                if plain is not None and len(data) < READ_SIZE:
+                    # That was all, so that to ask before there is more would be in vain.
+                    await trio.lowlevel.wait_readable(plain)
         except ProtocolViolation as error:
             self._lose(error)
         except trio.BrokenResourceError as error:

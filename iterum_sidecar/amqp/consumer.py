@@ -79,7 +79,8 @@ class Consumer:
 
         Always a checkpoint. Raises trio.EndOfChannel after a cancel, and what the iteration raises.
         """
-        await trio.lowlevel.checkpoint()
+        if self._ready or self._ended:
+            await trio.lowlevel.checkpoint()
         while not self._ready:
             if self._ended:
                 self._raise_error()

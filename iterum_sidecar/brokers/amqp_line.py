@@ -63,7 +63,8 @@ class AmqpConsumer:
 
     async def receive(self) -> Sequence[amqp.Delivery]:
         """Return what has been delivered since the last call, at least one."""
-        await trio.lowlevel.checkpoint()
+        if self._arrived:
+            await trio.lowlevel.checkpoint()
         while not self._arrived:
             self._wakeup = trio.Event()
             await self._wakeup.wait()

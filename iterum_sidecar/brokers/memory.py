@@ -191,7 +191,8 @@ class MemoryConsumer:
 
     async def receive(self) -> list[MemoryDelivery]:
         """Return what has been delivered since the last call, at least one."""
-        await trio.lowlevel.checkpoint()
+        if self._arrived:
+            await trio.lowlevel.checkpoint()
         while not self._arrived:
             self._wakeup = trio.Event()
             await self._wakeup.wait()

@@ -26,7 +26,9 @@ from iterum_sidecar.messages import (
     decode_transformation_message,
 )
 from iterum_sidecar.output_connection import OutputConnection, UnfinishedFrames
+from iterum_sidecar.prompt_sending import send_promptly
 from iterum_sidecar.telemetry.logs import get_log
+from iterum_sidecar.unix_sockets import READ_SIZE
 from iterum_sidecar.volume import PathRefused
 
 if TYPE_CHECKING:
@@ -231,8 +233,10 @@ class Collect:
         """Process everything that can be read without waiting for the peer."""
         async with connection.lock:
             reads = 0
-            while (data := connection.peer.receive_nowait()) is not None:
+            all_is_read = False
+            while not all_is_read and (data := connection.peer.receive_nowait()) is not None:
                 reads += 1
+                all_is_read = 0 < len(data) < READ_SIZE
                 try:
                     if not data:
                         self._at_close(connection)
@@ -385,7 +389,8 @@ class Collect:
         target = None if channel is None else queue
         since = self._tally.times.clock()
         await self._freight.let_on(output, size)
-        await self._to_upload.send(OutputCargo(output, result, taken, queue, target, since))
+        cargo = OutputCargo(output, result, taken, queue, target, since)
+        await send_promptly(self._to_upload, cargo)
 
     async def _take_files_patiently(
         self, result: Result, entries: Sequence[FragmentEntry]

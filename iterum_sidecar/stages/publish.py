@@ -14,6 +14,7 @@ import trio
 from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
 from iterum_sidecar.brokers.publishing import SAY_EVERY, publish_until_safe
 from iterum_sidecar.messages import encode_lineage
+from iterum_sidecar.prompt_sending import send_promptly
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Publish:
                         if self._lineage_queue is not None:
                             lineage = encode_lineage(self._step, parcel.body)
                             sent.append(await self._send(self._lineage_queue, lineage))
-                        await to_confirm.send((parcel, sent))
+                        await send_promptly(to_confirm, (parcel, sent))
 
     async def _send(
         self, queue: str, body: bytes, headers: Mapping[str, str] | None = None
