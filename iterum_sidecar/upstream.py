@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import errno
+import os
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import trio
 
 from iterum_sidecar.exit_codes import ManagerForgot
+from iterum_sidecar.shortages import is_shortage
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.tls import tls_advice
 
@@ -28,6 +31,7 @@ ANSWER_DEADLINE = 10.0
 FORGOTTEN_AFTER = 600.0
 #: Seconds between two lines about a manager that does not answer.
 SAY_EVERY = 60.0
+_NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 #: The question at which a pretended manager says finished, as the Go sidecar has it.
 PRETENDED_QUESTIONS = 5
 
@@ -96,7 +100,8 @@ class ManagerWatch:
             ManagerForgot: it had answered, has not known the pipeline for ten minutes, and nothing is in flight here.
         """
         # Imported once the sidecar is at work: it takes 30 ms and more, and the first output does not need it.
-        httpx2 = await trio.to_thread.run_sync(_import_httpx2)
+        while (httpx2 := await self._import()) is None:  # noqa: ASYNC110 - nobody tells when there is a descriptor
+            await trio.sleep(ASK_EVERY)
 
         # Loading the authorities takes 20 ms of CPU; a plain http:// manager needs none.
         verify = self._address.startswith("https:") and (self._ssl_context or True)
@@ -110,10 +115,28 @@ class ManagerWatch:
                     advice = tls_advice(error, "the host in MANAGER_URL")
                     text = f": {error}" if str(error) else ""
                     self._failed(f"{self._peer}: {type(error).__name__}{text}{advice}")
+                except (OSError, ImportError) as error:
+                    # The first question imports more.
+                    self._failed_for_want(error)
                 else:
                     if self._is_finished(response.status_code, response.content):
                         return
                 await trio.sleep(ASK_EVERY)
+
+    async def _import(self) -> Any:  # noqa: ANN401 - as `_import_httpx2`
+        try:
+            return await trio.to_thread.run_sync(_import_httpx2)
+        except (OSError, ImportError) as error:
+            self._failed_for_want(error)
+            return None
+
+    def _failed_for_want(self, error: OSError | ImportError) -> None:
+        """Note that there was no descriptor, or no memory, to ask with; raise anything else."""
+        # Where a library in C cannot be opened, only the text says why.
+        is_want = is_shortage(error) if isinstance(error, OSError) else _NO_DESCRIPTOR in str(error)
+        if not is_want:
+            raise error
+        self._failed(f"{self._peer}: it cannot be asked: {error}")
 
     def _is_finished(self, status: int, body: bytes) -> bool:
         if status == 200:
@@ -178,7 +201,7 @@ def watch_for(
     return ManagerWatch(manager_url, pipeline_hash, step, is_idle, ssl_context)
 
 
-def _import_httpx2():  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module has no better type than its own
+def _import_httpx2() -> Any:  # noqa: ANN401 - a module has no better type than its own
     import httpx2
 
     return httpx2

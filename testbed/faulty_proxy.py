@@ -45,6 +45,11 @@ class _Pair:
         self.left: dict[Towards, float] = {"client": float("inf"), "server": float("inf")}
         self.lost_bytes = False
 
+    def close(self) -> None:
+        for end in (self.client, self.server):
+            if end is not None:
+                end.close()
+
     def reset(self) -> None:
         for end in (self.client, self.server):
             if end is not None and end.fileno() >= 0:
@@ -189,6 +194,7 @@ class FaultyProxy:
         pair = _Pair(client)
         pair.left = dict(self._limits)
         self._pairs.add(pair)
+        ended_well = False
         try:
             with pair.scope, contextlib.suppress(OSError, trio.ClosedResourceError):
                 if await self._may_pass(pair):
@@ -197,11 +203,15 @@ class FaultyProxy:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._pump, pair, client, pair.server, "server")
                         nursery.start_soon(self._pump, pair, pair.server, client, "client")
+                    ended_well = True
                 else:
                     await self._swallow(client)
         finally:
             self._pairs.discard(pair)
-            pair.reset()
+            if ended_well:
+                pair.close()
+            else:
+                pair.reset()
 
     async def _pump(
         self,

@@ -210,7 +210,8 @@ def test_connections_are_cut_in_the_middle_of_bodies(journey: Journey, proxy: Fa
 
 @pytest.mark.parametrize("seconds", [1.0, 4.0])
 def test_a_store_that_comes_and_goes(journey: Journey, proxy: FaultyProxy, seconds: float) -> None:
-    seed(journey, 300)
+    # Enough for a machine that is slow to look, so that there is work left at the last return.
+    seed(journey, 1500)
     sidecar = journey.start_sidecar(MINIO_URL=proxy.endpoint)
     step = journey.start_step("mirror", 0.02)
     journey.wait_for_outputs(20, sidecar)

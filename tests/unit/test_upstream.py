@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from iterum_sidecar import upstream
 from iterum_sidecar.exit_codes import ManagerForgot
 from iterum_sidecar.upstream import (
     ASK_EVERY,
@@ -100,6 +103,46 @@ async def test_it_asks_once_a_second_at_the_managers_address_until_it_is_finishe
         assert trio.current_time() - before == pytest.approx(3 * ASK_EVERY)
     question = "GET /pipeline/hash/edges/upstream_finished HTTP/1.1"
     assert serving.questions == [question] * 4
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        ImportError("ssl.so: cannot open shared object file: Too many open files"),
+    ],
+)
+async def test_without_a_descriptor_to_ask_with_it_asks_when_there_is_one(
+    want: Exception,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sound = upstream._import_httpx2
+
+    def want_it() -> object:
+        if trio.current_time() < 200:
+            raise want
+        return sound()
+
+    monkeypatch.setattr(upstream, "_import_httpx2", want_it)
+    async with manager(FINISHED) as serving:
+        await serving.watch().wait_until_finished()
+    assert len(serving.questions) == 1
+    reasons = told(caplog)
+    assert len(reasons) == 4, "once a minute"
+    assert all("Too many open files" in reason for reason in reasons)
+
+
+async def test_any_other_fault_of_the_import_is_one(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> object:
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(upstream, "_import_httpx2", fail)
+    with pytest.raises(ImportError, match="no such module"):
+        await Manager([FINISHED]).watch().wait_until_finished()
 
 
 async def test_names_cannot_change_the_question(autojump_clock: MockClock) -> None:
