@@ -172,12 +172,13 @@ class Compose:
         return {name.removeprefix("iterum_").removesuffix("_1"): code for name, code in lines}
 
     def queues(self) -> dict[str, int]:
-        """Return how many messages are in each queue, unacknowledged ones too."""
+        """Return how many messages are in each queue, unacknowledged ones too, but for those that are a connection's own."""
+        columns = ("name", "messages", "exclusive")
         listed = self.podman(
-            "exec", "iterum_broker_1", "rabbitmqctl", "--quiet", "list_queues", "name", "messages"
+            "exec", "iterum_broker_1", "rabbitmqctl", "--quiet", "list_queues", *columns
         )
         rows = (line.split() for line in listed.splitlines()[1:])
-        return {name: int(messages) for name, messages in rows}
+        return {name: int(messages) for name, messages, exclusive in rows if exclusive == "false"}
 
     def pictures_on(self, volume: str) -> list[str]:
         """Return the pictures that are on a volume."""
