@@ -203,3 +203,28 @@ async def test_what_is_too_long_makes_a_dead_letter_of_its_fragment_and_of_no_ot
     assert [stage.fallen.receive_nowait() for _ in range(2)] == [first, second]
     assert (stage.tally.outputs, stage.tally.refused_results) == (1, 1)
     assert len(stage.freight.outputs) == 2
+
+
+async def test_of_all_that_is_refused_in_a_minute_one_is_told(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage()
+    stage.upload(A)
+    stage.upload(B)
+
+    async def refuse(promise: int) -> None:
+        stage.broker.promises[promise].keep(MessageUnroutable("full"))
+        await trio.testing.wait_all_tasks_blocked()
+        stage.broker.promises[-1].keep()
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with stage.running():
+        for promise in (0, 1):
+            await refuse(promise)
+        assert caplog.messages == ["the broker did not take a message; offering it again"]
+        await trio.sleep(59)
+        await refuse(2)
+        assert len(caplog.messages) == 1
+        await trio.sleep(1)
+        await refuse(3)
+        assert len(caplog.messages) == 2
