@@ -236,7 +236,7 @@ class Collect:
             all_is_read = False
             while not all_is_read and (data := connection.peer.receive_nowait()) is not None:
                 reads += 1
-                all_is_read = 0 < len(data) < READ_SIZE
+                all_is_read = len(data) < READ_SIZE
                 try:
                     if not data:
                         self._at_close(connection)

@@ -6,13 +6,12 @@ tells the ledger which outputs are safe.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
-from iterum_sidecar.brokers.publishing import SAY_EVERY, publish_until_safe
+from iterum_sidecar.brokers.publishing import Refusals, publish_until_safe
 from iterum_sidecar.messages import encode_lineage
 from iterum_sidecar.prompt_sending import send_promptly
 from iterum_sidecar.telemetry.logs import get_log
@@ -61,7 +60,7 @@ class Publish:
         self._tally = tally
         self._freight = freight
         self._step = step
-        self._told_at = -math.inf
+        self._refusals = Refusals()
         self._lineage_queue = lineage_queue
 
     async def run(
@@ -118,17 +117,8 @@ class Publish:
         try:
             await sent.confirmation.wait()
         except MessageUnroutable as error:
-            self._tell_of_refusal(sent.queue, error)
+            self._refusals.tell(sent.queue, error)
             # At once: it may have been refused together with one that was waited for and is taken by now.
-            await publish_until_safe(self._broker, sent.queue, sent.body, sent.headers)
-
-    def _tell_of_refusal(self, queue: str, error: MessageUnroutable) -> None:
-        """Tell of one of those that are refused together."""
-        now = trio.current_time()
-        if now - self._told_at >= SAY_EVERY:
-            self._told_at = now
-            _log.warning(
-                "the broker did not take a message; offering it again",
-                queue=queue,
-                reason=str(error),
+            await publish_until_safe(
+                self._broker, sent.queue, sent.body, sent.headers, refusals=self._refusals
             )

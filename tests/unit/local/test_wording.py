@@ -25,6 +25,7 @@ MODULES = [
     *(
         PACKAGE / f"{name}.py"
         for name in (
+            "brokers/publishing",
             "config_files",
             "deaths",
             "hangs",
