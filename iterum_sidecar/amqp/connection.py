@@ -21,9 +21,10 @@ from iterum_sidecar.amqp.errors import (
     HandshakeTimeout,
     ProtocolViolation,
 )
-from iterum_sidecar.amqp.handshake import READ_SIZE, Agreement, Handshake
+from iterum_sidecar.amqp.handshake import Agreement, Handshake
 from iterum_sidecar.amqp.link import Link
 from iterum_sidecar.amqp.methods import spec_name
+from iterum_sidecar.amqp.plain_stream import READ_SIZE, PlainStream
 from iterum_sidecar.amqp.transport import StreamFactory, open_stream
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Connection:
 
     async def _read(self) -> None:
         stream = self._stream
-        plain = stream.socket if isinstance(stream, trio.SocketStream) else None
+        plain = stream if isinstance(stream, PlainStream) else None
         try:
             self._dispatch(self._early_frames)
             while True:
@@ -161,9 +162,12 @@ class Connection:
                     return
                 self._chunks_received += 1
                 self._dispatch(self._reader.feed(bytes(data)))
-                if plain is not None and len(data) < READ_SIZE:
-                    # That was all, so that to ask before there is more would be in vain.
-                    await trio.lowlevel.wait_readable(plain)
+                if plain is not None:
+                    # It gives nobody else a turn. A short read was all there is, so that to ask before there is more would be in vain.
+                    if len(data) < READ_SIZE:
+                        await plain.wait_readable()
+                    else:
+                        await trio.lowlevel.checkpoint()
         except ProtocolViolation as error:
             self._lose(error)
         except trio.BrokenResourceError as error:

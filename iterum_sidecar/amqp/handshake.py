@@ -21,6 +21,7 @@ from iterum_sidecar.amqp.errors import (
     ProtocolViolation,
 )
 from iterum_sidecar.amqp.methods import spec_name
+from iterum_sidecar.amqp.plain_stream import READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,8 +39,6 @@ FRAME_MAX = 131_072
 FRAME_MAX_AT_LEAST = 8192
 # RabbitMQ's own default; a broker that sets no limit would make ours 65535, and nobody opens so many on purpose.
 CHANNEL_MAX = 2047
-
-READ_SIZE = 65_536
 
 _CAPABILITIES = {
     "authentication_failure_close": True,

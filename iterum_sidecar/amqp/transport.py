@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from iterum_sidecar.amqp.errors import ConnectError
+from iterum_sidecar.amqp.plain_stream import PlainStream
 
 if TYPE_CHECKING:
     from iterum_sidecar.amqp.parameters import ConnectionParameters
@@ -29,9 +31,11 @@ async def open_stream(
     """
     host, port = parameters.host, parameters.port
     try:
-        tcp_stream = await trio.open_tcp_stream(host, port)
+        opened = await trio.open_tcp_stream(host, port)
     except OSError as error:
         raise ConnectError(f"cannot connect to {host}:{port}: {error}") from error
+    # Trio has set TCP_NODELAY; from here on it need not know the socket.
+    tcp_stream = PlainStream(socket.socket(fileno=opened.socket.detach()))
     if ssl_context is None:
         return tcp_stream
     tls_stream = trio.SSLStream(

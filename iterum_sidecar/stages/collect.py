@@ -26,7 +26,7 @@ from iterum_sidecar.messages import (
     decode_transformation_message,
 )
 from iterum_sidecar.output_connection import OutputConnection, UnfinishedFrames
-from iterum_sidecar.prompt_sending import send_promptly
+from iterum_sidecar.prompt_channels import send_promptly
 from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.unix_sockets import READ_SIZE
 from iterum_sidecar.volume import PathRefused
@@ -231,24 +231,35 @@ class Collect:
 
     async def _read_available(self, connection: OutputConnection) -> None:
         """Process everything that can be read without waiting for the peer."""
-        async with connection.lock:
-            reads = 0
-            all_is_read = False
-            while not all_is_read and (data := connection.peer.receive_nowait()) is not None:
-                reads += 1
-                all_is_read = len(data) < READ_SIZE
-                try:
-                    if not data:
-                        self._at_close(connection)
-                        return
-                    for payload in connection.frames.feed(data):
-                        await self._process(payload, connection)
-                    self._bound_unfinished(connection)
-                except (_Breach, FrameTooLong) as breach:
-                    self._close_for(str(breach), connection)
+        lock = connection.lock
+        # `acquire` would let everybody else run first, though nearly always nobody else reads here.
+        try:
+            lock.acquire_nowait()
+        except trio.WouldBlock:
+            await lock.acquire()
+        try:
+            await self._read_until_empty(connection)
+        finally:
+            lock.release()
+
+    async def _read_until_empty(self, connection: OutputConnection) -> None:
+        reads = 0
+        all_is_read = False
+        while not all_is_read and (data := connection.peer.receive_nowait()) is not None:
+            reads += 1
+            all_is_read = len(data) < READ_SIZE
+            try:
+                if not data:
+                    self._at_close(connection)
                     return
-                if reads % READS_IN_ONE_GO == 0:
-                    await trio.lowlevel.checkpoint()
+                for payload in connection.frames.feed(data):
+                    await self._process(payload, connection)
+                self._bound_unfinished(connection)
+            except (_Breach, FrameTooLong) as breach:
+                self._close_for(str(breach), connection)
+                return
+            if reads % READS_IN_ONE_GO == 0:
+                await trio.lowlevel.checkpoint()
 
     def _at_close(self, connection: OutputConnection) -> None:
         if not connection.peer.closed:
@@ -396,14 +407,14 @@ class Collect:
         self, result: Result, entries: Sequence[FragmentEntry]
     ) -> list[TakenFile]:
         """Take the files; where this process has no descriptor free, wait for the uploads to give some back."""
-        give_up_at = trio.current_time() + DESCRIPTOR_PATIENCE
+        give_up_at: float | None = None
         while True:
             try:
                 return self._take_files(result, entries)
             except OSError as error:
                 want = error
             now = trio.current_time()
-            if self._volume.holds_results:
+            if give_up_at is None or self._volume.holds_results:
                 give_up_at = now + DESCRIPTOR_PATIENCE
             elif now >= give_up_at:
                 raise VolumeUnusable(

@@ -17,6 +17,7 @@ import trio
 from iterum_sidecar.entries import DeadLetterKind
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.for_each import for_each
+from iterum_sidecar.prompt_channels import promptly
 from iterum_sidecar.shortages import NO_ROOM, is_shortage, shortage_in
 from iterum_sidecar.stores.port import BucketMissing, ObjectMissing, StoreError
 from iterum_sidecar.volume_budget import MustGiveWay, NoRoom
@@ -118,7 +119,7 @@ class Download:
         to_handout: trio.MemorySendChannel[FragmentEntry],
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
-        async for entry in from_intake:
+        async for entry in promptly(from_intake):
             share = entry.work.share = self._budget.open()
             try:
                 await self._make_ready(entry, share)

@@ -15,6 +15,7 @@ from iterum_sidecar.exit_codes import TransformationLost, TransformationNeverCam
 from iterum_sidecar.framing import encode_frame
 from iterum_sidecar.input_connection import InputConnection, describe
 from iterum_sidecar.messages import KILL_MESSAGE
+from iterum_sidecar.prompt_channels import promptly
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -161,14 +162,14 @@ class Handout:
                 nursery.start_soon(self._take_ready, from_download)
                 nursery.start_soon(self._watch, news)
                 nursery.start_soon(self._say_kill_when_due, killed)
-                async for _ in from_collect:
+                async for _ in promptly(from_collect):
                     self._dispatch()
                     self._reconsider()
                 nursery.cancel_scope.cancel("the transformation's output has ended")
             self._give_back_all()
 
     async def _take_ready(self, from_download: trio.MemoryReceiveChannel[FragmentEntry]) -> None:
-        async for entry in from_download:
+        async for entry in promptly(from_download):
             self._roster.add(entry)
             self._dispatch()
         self._nothing_new = True

@@ -13,7 +13,7 @@ import trio
 from iterum_sidecar.brokers.port import MessageTooLarge, MessageUnroutable
 from iterum_sidecar.brokers.publishing import Refusals, publish_until_safe
 from iterum_sidecar.messages import encode_lineage
-from iterum_sidecar.prompt_sending import send_promptly
+from iterum_sidecar.prompt_channels import promptly, send_promptly
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Publish:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._confirm, unconfirmed, to_settle)
                 with to_confirm:
-                    async for parcel in from_upload:
+                    async for parcel in promptly(from_upload):
                         headers = self._tally.times.headers_of(parcel)
                         sent = [await self._send(parcel.queue, parcel.body, headers)]
                         if self._lineage_queue is not None:
@@ -95,7 +95,7 @@ class Publish:
         unconfirmed: trio.MemoryReceiveChannel[tuple[Parcel, list[_Sent]]],
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
-        async for parcel, sent in unconfirmed:
+        async for parcel, sent in promptly(unconfirmed):
             try:
                 for each in sent:
                     await self._see_safe(each)

@@ -16,6 +16,7 @@ from iterum_sidecar.brokers.publishing import SAY_EVERY, publish_until_safe
 from iterum_sidecar.cargo import News
 from iterum_sidecar.editions import TIME_HEADER
 from iterum_sidecar.entries import DeadLetterKind, State, Verdict
+from iterum_sidecar.prompt_channels import promptly
 from iterum_sidecar.telemetry.logs import get_log
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Settle:
         limiter = trio.CapacityLimiter(SLOW_VERDICTS)
         with to_handout, news:
             async with trio.open_nursery() as nursery:
-                async for entry in fallen:
+                async for entry in promptly(fallen):
                     if entry.state is State.CLOSED or entry in self._being_settled:
                         continue  # its verdict changed on the way here, and came twice by that
                     if entry.verdict is Verdict.AGAIN:

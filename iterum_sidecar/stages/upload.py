@@ -11,7 +11,7 @@ from iterum_sidecar.cargo import Parcel
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.for_each import for_each
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
-from iterum_sidecar.prompt_sending import send_promptly
+from iterum_sidecar.prompt_channels import promptly, send_promptly
 from iterum_sidecar.shortages import is_shortage, shortage_in
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.logs import get_log
@@ -93,7 +93,7 @@ class Upload:
         to_publish: trio.MemorySendChannel[Parcel],
         to_settle: trio.MemorySendChannel[FragmentEntry],
     ) -> None:
-        async for cargo in from_collect:
+        async for cargo in promptly(from_collect):
             parcel = await self._store_result(cargo, to_settle)
             if parcel is not None:
                 await send_promptly(to_publish, parcel)
