@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,7 +24,7 @@ from iterum_sidecar.exit_codes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["main"]
 
@@ -64,6 +66,10 @@ Make a folder with a pipeline file, a step, a test of it and sample input, which
 #: How a shell tells of a program that SIGPIPE ended.
 _READER_GONE = 128 + signal.SIGPIPE
 
+#: Objects that may have been made, beyond those that have gone, before garbage is searched for; Python's default is 700. 50,000 and no search
+#: at all were no better (`docs/performance.md`).
+_OBJECTS_BETWEEN_COLLECTIONS = 10_000
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -98,8 +104,25 @@ def _carry_out(arguments: Sequence[str]) -> int:
     return code
 
 
+@contextmanager
+def _importing_for_long() -> Iterator[None]:
+    """Import what stays until the end, and have it left alone by the search for garbage.
+
+    What works on a fragment makes some hundred objects and no cycle of them, so to search as often as Python does by default finds next to
+    nothing, and took a sixth of the CPU (`docs/performance.md`).
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+        gc.enable()
+
+
 def _run(_given: argparse.Namespace) -> int:
-    from iterum_sidecar.pod import run_in_pod
+    with _importing_for_long():
+        from iterum_sidecar.pod import run_in_pod
 
     return run_in_pod(os.environ)
 
@@ -128,7 +151,8 @@ def _dead_letters(given: argparse.Namespace) -> int:
 
 
 def _local(given: argparse.Namespace) -> int:
-    from iterum_sidecar.local.command import Options, run_local
+    with _importing_for_long():
+        from iterum_sidecar.local.command import Options, run_local
 
     return run_local(
         Options(

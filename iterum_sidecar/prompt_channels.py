@@ -25,7 +25,7 @@ async def send_promptly(channel: trio.MemorySendChannel[T], item: T) -> None:
 
 
 @final
-class promptly(Generic[T]):  # noqa: N801 - it reads as a word of the loop: `async for item in promptly(channel)`
+class promptly(Generic[T]):
     """Iterate over what comes through a channel, waiting only when there is nothing; ends as the channel's own iteration does."""
 
     __slots__ = ("_channel",)

@@ -47,7 +47,7 @@ from iterum_sidecar.stages.handout import Handout
 from iterum_sidecar.stages.intake import FIRST_WINDOW, Intake
 from iterum_sidecar.stages.publish import Publish
 from iterum_sidecar.stages.settle import Settle
-from iterum_sidecar.stages.upload import Upload
+from iterum_sidecar.stages.upload import RESULTS_AT_A_TIME, Upload
 from iterum_sidecar.store_faults import StoreFaults
 from iterum_sidecar.stores.port import StoreError
 from iterum_sidecar.telemetry.health import Health
@@ -440,7 +440,7 @@ class Sidecar:
         to_download, admitted = trio.open_memory_channel[FragmentEntry](math.inf)
         to_handout, ready = trio.open_memory_channel[FragmentEntry](math.inf)
         to_upload, results = trio.open_memory_channel[OutputCargo](UPLOADS_WAITING)
-        to_publish, parcels = trio.open_memory_channel[Parcel](0)
+        to_publish, parcels = trio.open_memory_channel[Parcel](RESULTS_AT_A_TIME)
         to_settle, fallen = trio.open_memory_channel[FragmentEntry](math.inf)
         done_to_handout, done = trio.open_memory_channel[HandoutNews](math.inf)
         again_to_handout, again = trio.open_memory_channel[FragmentEntry](math.inf)

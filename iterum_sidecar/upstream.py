@@ -204,4 +204,6 @@ def watch_for(
 def _import_httpx2() -> Any:  # noqa: ANN401 - a module has no better type than its own
     import httpx2
 
+    # What sends is imported by the first of these, and takes as long again: better in this thread than in the next client.
+    httpx2.AsyncHTTPTransport(verify=False)
     return httpx2

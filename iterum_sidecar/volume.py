@@ -18,7 +18,7 @@ import math
 import os
 import resource
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +30,7 @@ from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.telemetry.probe import OWN_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
     from typing import Self
 
 __all__ = ["OUR_WANT", "OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
@@ -242,8 +242,10 @@ class Volume:
     def make_workspace(self) -> Workspace:
         """Make the directory of one fragment."""
         name = format(next(self._lives), "x")
-        with self._explaining_absence():
+        try:
             os.mkdir(name, dir_fd=self._fragments)
+        except FileNotFoundError:
+            raise self._own_is_gone() from None
         return Workspace(name, f"{self.root.rstrip('/')}/{OWN_DIRECTORY}/fragments/{name}")
 
     def create_file(self, workspace: Workspace, name: str) -> int:
@@ -257,8 +259,10 @@ class Volume:
         *parents, last = parts = name.split("/")
         if not {"", ".", ".."}.isdisjoint(parts):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
-        with self._explaining_absence():
+        try:
             directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._own_is_gone() from None
         try:
             for parent in parents:
                 inner = self._make_directory(parent, directory)
@@ -385,17 +389,13 @@ class Volume:
 
     # -- within
 
-    @contextmanager
-    def _explaining_absence(self) -> Iterator[None]:
+    def _own_is_gone(self) -> VolumeUnusable:
         """Say what it means that a directory is gone in which nobody else has any business."""
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError):
-            own = os.path.join(self.root, OWN_DIRECTORY)
-            raise VolumeUnusable(
-                f"{own} was removed, or something in it, while the sidecar was at work: it is the sidecar's own;"
-                " a new start makes it again"
-            ) from None
+        own = os.path.join(self.root, OWN_DIRECTORY)
+        return VolumeUnusable(
+            f"{own} was removed, or something in it, while the sidecar was at work: it is the sidecar's own;"
+            " a new start makes it again"
+        )
 
     def _remove_if_allowed(self, name: str, parent: int) -> None:
         """Remove a tree, or say once that it cannot be: what a root transformation wrote only root can remove."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.telemetry.tally import Tally
     from iterum_sidecar.volume import TakenFile, Volume
 
-__all__ = ["OBJECT_PREFIX", "Upload"]
+__all__ = ["OBJECT_PREFIX", "RESULTS_AT_A_TIME", "Upload"]
 
 _log = get_log(__name__)
 

@@ -12,6 +12,7 @@ false and the owner closes it.
 
 from __future__ import annotations
 
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import httptools
@@ -213,9 +214,9 @@ class Connection:
     def __init__(self, transport: Transport, deadlines: Deadlines) -> None:
         self._transport = transport
         self._deadlines = deadlines
-        # The kernel gives the pages of a large allocation when they are touched, so a connection
-        # that carries small objects never uses more than it reads.
-        self._buffer = memoryview(bytearray(CHUNK))
+        # The kernel gives the pages of a mapping when they are touched (a bytearray touches all of its
+        # own), so a connection that carries small objects never uses more than it reads.
+        self._buffer = memoryview(mmap(-1, CHUNK, flags=MAP_PRIVATE | MAP_ANONYMOUS))
         self.answer_begun = False
         self.reusable = False
         self.idle_since = 0.0

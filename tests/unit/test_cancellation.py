@@ -105,4 +105,4 @@ async def test_cut_off_at_every_checkpoint(
             check_everything_is_there_once(row)
             row.check_acknowledgements(results_of)
         steps += 10
-    assert cut > 20
+    assert cut > 15
