@@ -29,11 +29,19 @@ class PlainStream(trio.abc.Stream):
         self._socket = sock
 
     async def wait_readable(self) -> None:
-        """Return when something has come or the peer has closed; always a checkpoint."""
+        """Return when something has come or the peer has closed; always a checkpoint.
+
+        Raises:
+            trio.ClosedResourceError.
+        """
+        if self._socket.fileno() < 0:
+            raise _closed()
         await trio.lowlevel.wait_readable(self._socket)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until something can be sent."""
+        """Wait until something can be sent; raises trio.ClosedResourceError."""
+        if self._socket.fileno() < 0:
+            raise _closed()
         await trio.lowlevel.wait_writable(self._socket)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -80,5 +88,9 @@ class PlainStream(trio.abc.Stream):
 
     def _failure(self, error: OSError) -> Exception:
         if self._socket.fileno() < 0:
-            return trio.ClosedResourceError("this stream was closed")
+            return _closed()
         return trio.BrokenResourceError(f"the socket failed: {error}")
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this stream was closed")

@@ -16,7 +16,7 @@ import trio
 
 from iterum_sidecar.entries import DeadLetterKind
 from iterum_sidecar.exit_codes import VolumeUnusable
-from iterum_sidecar.for_each import for_each
+from iterum_sidecar.file_turns import FileTurns
 from iterum_sidecar.prompt_channels import promptly
 from iterum_sidecar.shortages import NO_ROOM, is_shortage, shortage_in
 from iterum_sidecar.stores.port import BucketMissing, ObjectMissing, StoreError
@@ -37,8 +37,10 @@ __all__ = ["Download"]
 #: Fragments that are fetched at a time. A store on the same network answers in about a millisecond, and a step takes one in
 #: about as long; 16 keep the line full without letting small fetches wait behind each other.
 FRAGMENTS_AT_A_TIME = 16
-#: Files of one fragment that are fetched at a time; the store's own bound on connections holds for all together.
-FILES_AT_A_TIME = 8
+#: Files that are fetched at a time, of all fragments together (each may have one) and of one fragment. As many again are put meanwhile, and
+#: both have a connection each: files that waited for one would cost more than they save.
+FILES_AT_A_TIME = 16
+FILES_OF_A_FRAGMENT = 8
 
 
 class _FragmentStopped(Exception):
@@ -88,9 +90,10 @@ class Download:
         self._ledger = ledger
         self._faults = faults
         self._tally = tally
-        self._fragments_at_a_time, self._files_at_a_time = volume.files_at_a_time(
-            FRAGMENTS_AT_A_TIME, FILES_AT_A_TIME
+        self._fragments_at_a_time, of_a_fragment = volume.files_at_a_time(
+            FRAGMENTS_AT_A_TIME, FILES_OF_A_FRAGMENT
         )
+        self._turns = FileTurns(FILES_AT_A_TIME, of_a_fragment)
 
     async def run(
         self,
@@ -153,11 +156,8 @@ class Download:
         if message is None:
             raise AssertionError(f"{entry!r} has no files")
         workspace = entry.work.workspace = await self._make_workspace()
-        await for_each(
-            message.files,
-            partial(self._fetch, share, workspace),
-            at_a_time=self._files_at_a_time,
-            refusal=_FragmentStopped,
+        await self._turns.for_each(
+            message.files, partial(self._fetch, share, workspace), refusal=_FragmentStopped
         )
 
     async def _make_workspace(self) -> Workspace:

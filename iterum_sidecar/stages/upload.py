@@ -9,7 +9,7 @@ import trio
 
 from iterum_sidecar.cargo import Parcel
 from iterum_sidecar.exit_codes import VolumeUnusable
-from iterum_sidecar.for_each import for_each
+from iterum_sidecar.file_turns import FileTurns
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
 from iterum_sidecar.prompt_channels import promptly, send_promptly
 from iterum_sidecar.shortages import is_shortage, shortage_in
@@ -34,9 +34,10 @@ _log = get_log(__name__)
 #: Where Iterum's programs put step data (contract, section 4); the fragment's ID keeps equal names apart.
 OBJECT_PREFIX = "iterum_data/"
 
-#: Results that are stored at a time, and files of one result; the reasons are those of the downloads.
+#: Results that are stored at a time, files of all of them together, and of one; the reasons are those of the downloads.
 RESULTS_AT_A_TIME = 16
-FILES_AT_A_TIME = 8
+FILES_AT_A_TIME = 16
+FILES_OF_A_RESULT = 8
 
 
 #: RabbitMQ's `max_message_size` since 4.0 is 16 MiB; the lineage message has some more around the description.
@@ -70,9 +71,10 @@ class Upload:
         self._shortages = shortages
         self._freight = freight
         self._bucket = bucket
-        self._results_at_a_time, self._files_at_a_time = volume.files_at_a_time(
-            RESULTS_AT_A_TIME, FILES_AT_A_TIME
+        self._results_at_a_time, of_a_result = volume.files_at_a_time(
+            RESULTS_AT_A_TIME, FILES_OF_A_RESULT
         )
+        self._turns = FileTurns(FILES_AT_A_TIME, of_a_result)
 
     async def run(
         self,
@@ -120,10 +122,9 @@ class Upload:
         return Parcel(cargo.output, cargo.queue, description, stored)
 
     async def _put_all(self, cargo: OutputCargo) -> None:
-        await for_each(
-            list(zip(cargo.message.files, cargo.files, strict=True)),
+        await self._turns.for_each(
+            zip(cargo.message.files, cargo.files, strict=True),
             partial(self._put, f"{OBJECT_PREFIX}{cargo.output.output_id}/"),
-            at_a_time=self._files_at_a_time,
             refusal=_ResultRefused,
         )
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from iterum_sidecar.amqp import ConnectError, ConnectionParameters, open_stream
+from iterum_sidecar.amqp.plain_stream import PlainStream
 
 
 async def test_a_stream_goes_to_the_host_and_port_of_the_url() -> None:
@@ -15,8 +16,8 @@ async def test_a_stream_goes_to_the_host_and_port_of_the_url() -> None:
     port = listener.socket.getsockname()[1]
     parameters = ConnectionParameters(host="127.0.0.1", port=port)
     async with listener, await open_stream(parameters, None) as stream:
-        assert isinstance(stream, trio.SocketStream)
-        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert isinstance(stream, PlainStream)
+        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         async with await listener.accept() as other:
             await other.send_all(b"hello")
             assert await stream.receive_some() == b"hello"
