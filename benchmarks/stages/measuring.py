@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.stages.catalogue import Contender, Stage
 
-__all__ = ["run_once"]
+__all__ = ["faults_of_files", "run_once"]
 
 #: Requests to a store that are under way, as in the sidecar.
 AT_A_TIME = 16
@@ -138,7 +138,7 @@ def _get(bench: Bench, stage: Stage, task: Task) -> Iterator[tuple[Task, Callabl
     target.mkdir()
     yield (
         _with_store(bench, task, bucket, target),
-        functools.partial(_faults_of_files, target, stage),
+        functools.partial(faults_of_files, target, stage),
     )
     shutil.rmtree(target)
 
@@ -150,12 +150,12 @@ def _put(bench: Bench, stage: Stage, task: Task) -> Iterator[tuple[Task, Callabl
     make_bucket(bench.store, bucket)
     yield (
         _with_store(bench, task, bucket, source),
-        functools.partial(_faults_of_files, bench.objects / bucket, stage),
+        functools.partial(faults_of_files, bench.objects / bucket, stage),
     )
     shutil.rmtree(bench.objects / bucket)
 
 
-def _faults_of_files(directory: Path, stage: Stage) -> list[str]:
+def faults_of_files(directory: Path, stage: Stage) -> list[str]:
     """Return what is not as it should be of files, or of objects that are files."""
     found = []
     sizes = [path.stat().st_size for path in directory.iterdir()]
