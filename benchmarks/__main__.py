@@ -73,6 +73,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs must be at least 1")
+    if options.json is not None and not options.json.parent.is_dir():
+        parser.error(f"--json: there is no directory {options.json.parent}")
     if options.part is None:
         # Who names stages or loads alone means these alone.
         chosen = {"journey": options.load, "stages": options.stage}

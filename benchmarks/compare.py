@@ -58,20 +58,26 @@ class Change(Struct, frozen=True):
         return f"{self.share * 100:>+6.0f} % {noise:>6}"
 
 
-def _cells(old: Value | None, new: Value | None, width: int, scale: float) -> str:
-    """Return two values beside each other, and how the second differs; blanks where either is missing."""
+def _cells(
+    old: Value | None, new: Value | None, width: int, scale: float, *, comparable: bool = True
+) -> str:
+    """Return two values beside each other, and how the second differs; blanks where either is missing.
+
+    No change is marked of values that are not comparable.
+    """
     if old is None or new is None:
-        return " " * (2 * width + 26)
+        return " " * (2 * width + 25)
     change = Change(old, new)
     return (
         f"{old.median * scale:>{width},.2f} {new.median * scale:>{width},.2f} {change.figures()}"
-        f"  {change.mark:<6}"
+        f"  {change.mark if comparable else '':<6}"
     )
 
 
 def _row(old: Results, new: Results, one: Row, other: Row) -> str:
     line = (
-        f"{one.name:<13} {one.contender:<9} {_cells(one.cpu, other.cpu, 11, 1e6)}"
+        f"{one.name:<13} {one.contender:<9}"
+        f" {_cells(one.cpu, other.cpu, 11, 1e6, comparable=old.machine == new.machine)}"
         f" {_cells(old.ratio(one), new.ratio(other), 7, 1)}"
     )
     faults = [

@@ -132,6 +132,17 @@ def test_what_differs_besides_is_said() -> None:
     assert "only in" not in same
 
 
+def test_times_of_two_machines_are_not_judged_but_ratios_are() -> None:
+    old = results(row("ours", 2.0, 2.0), row("floor", 1.0, 1.0))
+    other = msgspec.structs.replace(MACHINE, cores=64)
+    new = results(row("ours", 3.0, 3.0), row("floor", 1.0, 1.0), machine=other)
+    *_, ours, _ = compare.comparison_of(old, new).splitlines()
+    assert ours.split()[4:] == [
+        *("+50", "%", "0", "%"),
+        *("2.00", "3.00", "+50", "%", "0", "%", "worse"),
+    ]
+
+
 def test_a_row_without_figures_is_compared_with_nothing() -> None:
     old, new = results(row("ours", faults=("hung",))), results(row("ours", 1.0))
     assert "a-stage       ours" in compare.comparison_of(old, new)
