@@ -18,12 +18,17 @@ from testbed.process import ProcessFailed, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+    from typing import TypeAlias
 
     from benchmarks.bench import Bench
     from benchmarks.stages.catalogue import Contender, Stage
 
-__all__ = ["faults_of_files", "run_once"]
+    #: A task, and what looks afterwards whether it was done.
+    Prepared: TypeAlias = tuple[Task, Callable[[], list[str]]]
+
+__all__ = ["faults_of_files", "prepare", "run_once"]
 
 #: Requests to a store that are under way, as in the sidecar.
 AT_A_TIME = 16
@@ -34,13 +39,18 @@ SAMPLE = 10
 
 def run_once(bench: Bench, stage: Stage, contender: Contender) -> tuple[Figures, tuple[str, ...]]:
     """Run a contender once; return what it took, and whatever is not as it should be. Raises ProcessFailed."""
-    prepared = {"publish": _publish, "consume": _consume, "get": _get, "put": _put}.get(
-        stage.kind, _in_memory
-    )
-    with prepared(bench, stage, Task(stage.name, contender.name, stage.count)) as (task, faults):
+    with prepare(bench, stage, contender) as (task, faults):
         measured = _run(bench.directory, task)
         found = (*measured.faults, *faults())
     return Figures(stage.count, measured.cpu, measured.wall, measured.memory), found
+
+
+def prepare(bench: Bench, stage: Stage, contender: Contender) -> AbstractContextManager[Prepared]:
+    """Make what a contender needs, for the duration of the context, which gives its task and what looks whether it was done."""
+    kinds = {"publish": _publish, "consume": _consume, "get": _get, "put": _put}
+    return kinds.get(stage.kind, _in_memory)(
+        bench, stage, Task(stage.name, contender.name, stage.count)
+    )
 
 
 def _run(directory: Path, task: Task) -> Measured:
@@ -60,16 +70,12 @@ def _run(directory: Path, task: Task) -> Measured:
 
 
 @contextlib.contextmanager
-def _in_memory(
-    _bench: Bench, _stage: Stage, task: Task
-) -> Iterator[tuple[Task, Callable[[], list[str]]]]:
+def _in_memory(_bench: Bench, _stage: Stage, task: Task) -> Iterator[Prepared]:
     yield task, list
 
 
 @contextlib.contextmanager
-def _publish(
-    bench: Bench, stage: Stage, task: Task
-) -> Iterator[tuple[Task, Callable[[], list[str]]]]:
+def _publish(bench: Bench, stage: Stage, task: Task) -> Iterator[Prepared]:
     queue = bench.new_name()
     with connected(bench.broker.url) as queues:
         queues.declare(queue, durable=True)
@@ -89,9 +95,7 @@ def _publish(
 
 
 @contextlib.contextmanager
-def _consume(
-    bench: Bench, stage: Stage, task: Task
-) -> Iterator[tuple[Task, Callable[[], list[str]]]]:
+def _consume(bench: Bench, stage: Stage, task: Task) -> Iterator[Prepared]:
     queue = bench.new_name()
     with connected(bench.broker.url) as queues:
         queues.declare(queue, durable=True)
@@ -132,7 +136,7 @@ def _with_store(bench: Bench, task: Task, bucket: str, directory: Path) -> Task:
 
 
 @contextlib.contextmanager
-def _get(bench: Bench, stage: Stage, task: Task) -> Iterator[tuple[Task, Callable[[], list[str]]]]:
+def _get(bench: Bench, stage: Stage, task: Task) -> Iterator[Prepared]:
     bucket = _inputs(bench, stage)
     target = bench.directory / bench.new_name()
     target.mkdir()
@@ -144,7 +148,7 @@ def _get(bench: Bench, stage: Stage, task: Task) -> Iterator[tuple[Task, Callabl
 
 
 @contextlib.contextmanager
-def _put(bench: Bench, stage: Stage, task: Task) -> Iterator[tuple[Task, Callable[[], list[str]]]]:
+def _put(bench: Bench, stage: Stage, task: Task) -> Iterator[Prepared]:
     source = bench.objects / _inputs(bench, stage)
     bucket = bench.new_name()
     make_bucket(bench.store, bucket)
