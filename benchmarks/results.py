@@ -32,6 +32,11 @@ class Figures(Struct, frozen=True, forbid_unknown_fields=True):
     wall: Positive
     memory: Annotated[int, Meta(gt=0)]
 
+    @property
+    def cpu_each(self) -> float:
+        """Seconds of CPU for an operation."""
+        return self.cpu / self.operations
+
 
 class Value(Struct, frozen=True):
     """A median, and half the range of what it is the median of; None where there was one run, so that nobody knows."""
@@ -51,13 +56,6 @@ class Value(Struct, frozen=True):
         """The noise as a share of the median."""
         return None if self.noise is None else self.noise / self.median
 
-    def over(self, other: Value) -> Value:
-        """Return how many times the other it is; the shares of noise add up."""
-        ratio = self.median / other.median
-        if self.share is None or other.share is None:
-            return Value(ratio, None)
-        return Value(ratio, ratio * (self.share + other.share))
-
 
 class Row(Struct, forbid_unknown_fields=True):
     """All runs of one contender in one stage, or of one command under one load; and whatever was not as it should be."""
@@ -76,7 +74,7 @@ class Row(Struct, forbid_unknown_fields=True):
     @property
     def cpu(self) -> Value | None:
         """Seconds of CPU for an operation; None where no run came to its end."""
-        return Value.of(run.cpu / run.operations for run in self.runs) if self.runs else None
+        return Value.of(run.cpu_each for run in self.runs) if self.runs else None
 
     @property
     def rate(self) -> Value | None:
@@ -109,11 +107,15 @@ class Results(Struct, forbid_unknown_fields=True):
     rows: list[Row]
 
     def ratio(self, row: Row) -> Value | None:
-        """Return a row's CPU for an operation over that of its floor; None for the floor itself, or where either is missing."""
+        """Return a row's CPU for an operation over that of its floor; None for the floor itself, or where either is missing.
+
+        Each run is held against the floor's of the same round, so that what slows the whole machine is no noise of the ratio.
+        """
         floor = next((each for each in self.rows if each.key == (row.part, row.name, FLOOR)), None)
-        if floor is None or floor is row or row.cpu is None or floor.cpu is None:
+        if floor is None or floor is row or not row.runs or not floor.runs:
             return None
-        return row.cpu.over(floor.cpu)
+        rounds = zip(row.runs, floor.runs, strict=False)
+        return Value.of(one.cpu_each / other.cpu_each for one, other in rounds)
 
 
 def read_results(path: Path) -> Results:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["HEADING", "describe", "heading_of", "noise_of", "row_of", "table_of"]
 
 HEADING = (
-    f"{'what':<13} {'who':<9} {'runs':>4} {'CPU us/op':>11} {'± %':>5} {'x floor':>8} {'op/s':>9} {'± %':>5}"
+    f"{'what':<13} {'who':<9} {'runs':>4} {'CPU us/op':>11} {'± %':>5} {'x floor':>8} {'± %':>5} {'op/s':>9} {'± %':>5}"
     f" {'peak MB':>8}  verified"
 )
 
@@ -29,7 +29,7 @@ def row_of(results: Results, row: Row) -> str:
     ratio = results.ratio(row)
     return (
         f"{start} {row.cpu.median * 1e6:>11,.2f} {noise_of(row.cpu):>5}"
-        f" {'' if ratio is None else f'{ratio.median:.2f}':>8}"
+        f" {'' if ratio is None else f'{ratio.median:.2f}':>8} {'' if ratio is None else noise_of(ratio):>5}"
         f" {row.rate.median:>9,.0f} {noise_of(row.rate):>5} {row.memory.median / 1e6:>8.1f}  {verified}"
     )
 

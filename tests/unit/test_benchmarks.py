@@ -44,13 +44,13 @@ def test_of_one_run_nobody_knows_the_noise() -> None:
     value = Value.of([4.0])
     assert value == Value(4.0, None)
     assert value.share is None
-    assert value.over(Value(2.0, 0.1)) == Value(2.0, None)
-    assert Value(2.0, 0.1).over(value).noise is None
 
 
-def test_the_noise_of_a_ratio_is_that_of_both() -> None:
-    ratio = Value(6.0, 0.6).over(Value(2.0, 0.4))
-    assert (ratio.median, ratio.noise) == pytest.approx((3.0, 0.9))
+def test_a_ratio_is_taken_round_by_round() -> None:
+    ours, floor = row("ours", 20.0, 60.0, 80.0), row("floor", 10.0, 20.0, 40.0)
+    assert results(ours, floor).ratio(ours) == Value(2.0, 0.5)
+    failed_later = row("floor", 10.0, 20.0)
+    assert results(ours, failed_later).ratio(ours) == Value(2.5, 0.5)
 
 
 def test_a_row_counts_by_operations() -> None:
@@ -82,7 +82,19 @@ def test_the_table_shows_ratios_noise_and_faults() -> None:
     assert "a CPU, 2 cores, 4.0 GiB, Linux 6; files: tmpfs at /dev/shm" in lines[1]
     assert lines[2].endswith("Python 3.11")
     ours, floor, others = (line.split() for line in lines[-3:])
-    assert ours == ["a-stage", "ours", "3", "300,000.00", "33", "3.00", "5", "0", "50.0", "yes"]
+    assert ours == [
+        "a-stage",
+        "ours",
+        "3",
+        "300,000.00",
+        "33",
+        "2.00",
+        "-",
+        "5",
+        "0",
+        "50.0",
+        "yes",
+    ]
     assert floor == ["a-stage", "floor", "1", "100,000.00", "-", "5", "-", "50.0", "yes"]
     assert others == ["a-stage", "others", "0", "exit", "code", "1"]
 
