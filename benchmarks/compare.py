@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Change", "comparison_of", "main"]
 
 BAD_INPUT = 2
+#: With fewer, the range says too little: of two runs each, one row of eight that has not changed would be marked.
+LEAST_RUNS = 3
 HEADING = (
     f"{'what':<13} {'who':<9} {'CPU us/op':>11} {'new':>11} {'change':>8} {'noise':>6}  {'':<6}"
     f" {'x floor':>7} {'new':>7} {'change':>8} {'noise':>6}"
@@ -40,10 +42,16 @@ class Change(Struct, frozen=True):
 
     @property
     def noise(self) -> float | None:
-        """The noise of both together, as a share of what it was; None where that of either is not known."""
+        """The ranges of both together, as a share of what it was; None where either is of too few runs to tell.
+
+        Half of that, which is what the table shows, would be too little: of three runs each, one row of eight that has not changed
+        would be marked, where with the whole it is one of seventy (drawn from normal distributions).
+        """
         if self.old.noise is None or self.new.noise is None:
             return None
-        return (self.old.noise + self.new.noise) / self.old.median
+        if min(self.old.count, self.new.count) < LEAST_RUNS:
+            return None
+        return 2 * (self.old.noise + self.new.noise) / self.old.median
 
     @property
     def mark(self) -> str:

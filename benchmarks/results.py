@@ -39,17 +39,18 @@ class Figures(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Value(Struct, frozen=True):
-    """A median, and half the range of what it is the median of; None where there was one run, so that nobody knows."""
+    """A median, half the range of what it is the median of (None of a single figure: nobody knows), and of how many that is."""
 
     median: float
     noise: float | None
+    count: int
 
     @classmethod
     def of(cls, figures: Iterable[float]) -> Value:
         """Return the median of at least one figure, with its noise."""
         known = list(figures)
         noise = (max(known) - min(known)) / 2 if len(known) > 1 else None
-        return cls(statistics.median(known), noise)
+        return cls(statistics.median(known), noise, len(known))
 
     @property
     def share(self) -> float | None:
