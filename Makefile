@@ -77,8 +77,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The sidecar under each load, and each of its stages alone, beside the floor and others. ARGS='--json FILE' keeps the figures.
 bench: $(VENV)/.dev rabbitmq
-	$(BIN)/python -m benchmarks.journey --runs 3 --versus '$(BIN)/python -m benchmarks.floor'
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: rabbitmq
 rabbitmq:

@@ -180,10 +180,14 @@ class Queues:
 
     def take(self, queue: str) -> list[Message]:
         """Take all messages that are ready in a queue, in order."""
+        return self.take_first(queue, None)
+
+    def take_first(self, queue: str, most: int | None) -> list[Message]:
+        """Take the first messages that are ready in a queue, at most so many (None: all), in order."""
         messages: list[Message] = []
         if not self.exists(queue):
             return messages
-        while True:
+        while most is None or len(messages) < most:
             method, properties, body = self._channel.basic_get(queue, auto_ack=True)
             if method is None:
                 break

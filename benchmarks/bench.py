@@ -1,0 +1,65 @@
+"""What the benchmarks run on: a directory in memory, a broker, and an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.object_stores import running_rclone
+from testbed.rabbitmq import running_rabbitmq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.object_stores import ObjectStore
+    from testbed.rabbitmq import RabbitMQ
+
+__all__ = ["MEMORY", "Bench", "open_bench"]
+
+MEMORY = Path("/dev/shm")
+
+
+class Bench:
+    """A broker and a store, each started when it is first asked for, with their files in `directory`."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self._stack = stack
+        self._numbers = itertools.count(1)
+
+    @functools.cached_property
+    def broker(self) -> RabbitMQ:
+        """A RabbitMQ node. Raises RabbitMQMissing."""
+        return self._stack.enter_context(running_rabbitmq(self.directory / "rabbitmq"))
+
+    @functools.cached_property
+    def store(self) -> ObjectStore:
+        """An S3 server that keeps objects as files, in `objects`."""
+        return self._stack.enter_context(running_rclone(self.objects))
+
+    @property
+    def objects(self) -> Path:
+        """Where the store keeps its buckets."""
+        return self.directory / "objects"
+
+    def new_name(self) -> str:
+        """Return a name for a queue, a bucket or a folder that was not given before."""
+        return f"bench-{next(self._numbers)}"
+
+
+@contextlib.contextmanager
+def open_bench() -> Iterator[Bench]:
+    """Make a directory, in memory where there is such a place; in the end whatever was started ends, and all is removed."""
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None
+        ) as name,
+        contextlib.ExitStack() as stack,
+    ):
+        directory = Path(name)
+        directory.chmod(0o755)  # RabbitMQ may run as another user
+        yield Bench(directory, stack)
