@@ -1,0 +1,155 @@
+"""The four curves, and how one is measured: every point in turn, several times over."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+from typing import TYPE_CHECKING
+
+from benchmarks.scale.drive import Backlog, Peers, Sample, backlog, drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+UNSET = "prefetch unset"
+SET = "prefetch 100"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is measured at one place of a curve: `queued` fragments, of which `wanted` at least are processed."""
+
+    x: int
+    queued: int
+    wanted: int
+    files: int = 1
+    connections: int = 1
+    instances: int = 1
+    series: str = SET
+
+    @property
+    def prefetch(self) -> int | None:
+        """What MQ_PREFETCH_COUNT says."""
+        return None if self.series == UNSET else 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Points along one axis; the cost is for each `unit`, a fragment or a file."""
+
+    name: str
+    axis: str
+    unit: str
+    points: tuple[Point, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """A point's medians: `cost` in microseconds of CPU for each unit, with the least and the most; memory in bytes; `rate` in units a second."""
+
+    x: int
+    series: str
+    cost: float
+    least: float
+    most: float
+    memory: float
+    rate: float
+    faults: tuple[str, ...] = ()
+
+
+CURVES = (
+    Curve(
+        "queued",
+        "fragments queued",
+        "fragment",
+        tuple(
+            Point(queued, queued, min(queued, 2000), series=series)
+            for queued in (1_000, 10_000, 100_000, 1_000_000)
+            for series in (SET, UNSET)
+        ),
+    ),
+    Curve(
+        "connections",
+        "connections of the step",
+        "fragment",
+        tuple(Point(count, 2000, 1500, connections=count) for count in (1, 4, 16, 64)),
+    ),
+    Curve(
+        "files",
+        "files in a fragment",
+        "file",
+        tuple(
+            Point(files, fragments, fragments, files=files)
+            for files, fragments in ((1, 1000), (10, 200), (100, 30), (1000, 3), (5000, 1))
+        ),
+    ),
+    Curve(
+        "instances",
+        "sidecars on one queue",
+        "fragment",
+        tuple(Point(count, 3500, 3000, instances=count) for count in (1, 2)),
+    ),
+)
+
+
+def measure_start(peers: Peers, runs: int) -> float:
+    """Return the CPU seconds of a sidecar that processes one fragment of one file: the median of so many runs."""
+    with backlog(peers) as made:
+        return statistics.median(drive(made, peers, 1, 1).cpu for _ in range(runs))
+
+
+def cost(point: Point, sample: Sample, start: float) -> float:
+    """Return the CPU microseconds for each unit, without what the start of each sidecar and its first unit take."""
+    units = sample.outputs * point.files - point.instances
+    return (sample.cpu - start * point.instances) / units * 1e6
+
+
+def figures_of(point: Point, samples: Sequence[Sample], start: float) -> Figures:
+    """Return the medians of a point's samples."""
+    costs = [cost(point, sample, start) for sample in samples]
+    return Figures(
+        x=point.x,
+        series=point.series,
+        cost=statistics.median(costs),
+        least=min(costs),
+        most=max(costs),
+        memory=statistics.median(sample.memory for sample in samples),
+        rate=statistics.median(sample.rate for sample in samples) * point.files,
+        faults=tuple(dict.fromkeys(fault for sample in samples for fault in sample.faults)),
+    )
+
+
+def measure_curve(
+    curve: Curve, peers: Peers, runs: int, start: float, told: Callable[[Figures], None]
+) -> list[Figures]:
+    """Run all points of a curve in turn, as often as asked; `told` hears of each in the end.
+
+    Everything is queued before the first run, so that the broker is the same for all points.
+    """
+    with contextlib.ExitStack() as stack:
+        backlogs: dict[tuple[int, int], Backlog] = {}
+        for point in curve.points:
+            key = (point.queued, point.files)
+            if key not in backlogs:
+                backlogs[key] = stack.enter_context(backlog(peers, point.files))
+                backlogs[key].fill(point.queued)
+        samples: list[list[Sample]] = [[] for _ in curve.points]
+        for _ in range(runs):
+            for point, done in zip(curve.points, samples, strict=True):
+                sample = drive(
+                    backlogs[point.queued, point.files],
+                    peers,
+                    point.queued,
+                    point.wanted,
+                    prefetch=point.prefetch,
+                    connections=point.connections,
+                    instances=point.instances,
+                )
+                done.append(sample)
+    every = [
+        figures_of(point, done, start) for point, done in zip(curve.points, samples, strict=True)
+    ]
+    for figures in every:
+        told(figures)
+    return every
