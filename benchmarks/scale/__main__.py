@@ -49,10 +49,11 @@ def arguments() -> argparse.Namespace:
 
 def row(curve: Curve, figures: Figures) -> str:
     """Return one line of the table."""
+    rate = f"{figures.rate:,.0f}" if figures.rate else "-"
     spread = f"({figures.least:,.0f} to {figures.most:,.0f})"
     return (
         f"{curve.name:<12} {figures.x:>9,} {figures.series:<14} {figures.cost:>7,.0f} {spread:>17}"
-        f" {curve.unit:<9} {figures.memory / 1e6:>8.1f} {figures.rate:>9,.0f}"
+        f" {curve.unit:<9} {figures.memory / 1e6:>8.1f} {rate:>9}"
         f"  {'; '.join(figures.faults) or 'yes'}"
     )
 

@@ -64,7 +64,7 @@ CURVES = (
         "fragments queued",
         "fragment",
         tuple(
-            Point(queued, queued, min(queued, 2000), series=series)
+            Point(queued, queued, 1000, series=series)
             for queued in (1_000, 10_000, 100_000, 1_000_000)
             for series in (SET, UNSET)
         ),
@@ -73,7 +73,7 @@ CURVES = (
         "connections",
         "connections of the step",
         "fragment",
-        tuple(Point(count, 2000, 1500, connections=count) for count in (1, 4, 16, 64)),
+        tuple(Point(count, 1200, 1000, connections=count) for count in (1, 4, 16, 64)),
     ),
     Curve(
         "files",
@@ -81,14 +81,14 @@ CURVES = (
         "file",
         tuple(
             Point(files, fragments, fragments, files=files)
-            for files, fragments in ((1, 1000), (10, 200), (100, 30), (1000, 3), (5000, 1))
+            for files, fragments in ((1, 500), (10, 100), (100, 20), (1000, 3), (5000, 1))
         ),
     ),
     Curve(
         "instances",
         "sidecars on one queue",
         "fragment",
-        tuple(Point(count, 3500, 3000, instances=count) for count in (1, 2)),
+        tuple(Point(count, 2500, 2000, instances=count) for count in (1, 2)),
     ),
 )
 

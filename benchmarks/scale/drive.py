@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SIZE = 4 << 10
 POLL_SECONDS = 0.01
 RUN_SECONDS = 120
+FEW = 100
 SETTLE_SECONDS = 10
 STOPPED = 128 + signal.SIGTERM
 KEY = "iterum_data/the-object"
@@ -157,7 +158,7 @@ def pod(
 
 
 def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> float:
-    """Return the outputs a second, from the first that is seen to the last that is wanted."""
+    """Return the outputs a second, from the first that is seen to the last that is wanted; 0 when those are few."""
     started = time.monotonic()
     first = 0.0
     seen = 0
@@ -169,7 +170,7 @@ def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> f
             if sidecar.poll() is not None or now - started > RUN_SECONDS:
                 raise SystemExit(f"{count} of {wanted} outputs\n{sidecar.last_lines()}")
         time.sleep(POLL_SECONDS)
-    return (count - seen) / (time.monotonic() - first) if first else 0.0
+    return (count - seen) / (time.monotonic() - first) if count - seen >= FEW else 0.0
 
 
 def faults_of(
