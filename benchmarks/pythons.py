@@ -59,9 +59,9 @@ def compare(pythons: dict[str, str], loads: list[Load], runs: int) -> bool:
                     taken[version].append(measure(load, command, broker, store, directory))
             medians = {version: middle(each) for version, each in taken.items()}
             for version, median in medians.items():
-                print(row(load.name, version, median), flush=True)
-            for version in list(pythons)[1:]:
-                print(ratios(load.name, medians[version], medians[first], f"/{first}"), flush=True)
+                print(row(load.name, version, median))
+                if version != first:
+                    print(ratios(load.name, median, medians[first]), flush=True)
             done += [run for each in taken.values() for run in each]
     return not any(run.faults for run in done)
 

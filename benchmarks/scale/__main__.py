@@ -1,6 +1,6 @@
 """Measure what a fragment costs as more is queued, connected, in it, or beside it. See benchmarks/README.md.
 
-python -m benchmarks.scale [--curve NAME] [--runs N] [--instances N] [--json FILE] [--read FILE] [--plot FILE]
+python -m benchmarks.scale [--curve NAME] [--runs N] [--instances N] [--calls] [--json FILE] [--read FILE] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.rabbitmq import RabbitMQMissing
 
 HEADING = (
     f"{'curve':<12} {'x':>9} {'':<14} {'CPU us':>7} {'(least to most)':>17} {'of each':<9}"
-    f" {'peak MB':>8} {'a second':>9}  verified"
+    f" {'calls':>6} {'peak MB':>8} {'a second':>9}  verified"
 )
 
 
@@ -35,6 +35,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3, help="runs of each point (default: 3)")
     parser.add_argument("--instances", type=int, default=2, help="the most sidecars (default: 2)")
+    parser.add_argument(
+        "--calls",
+        action="store_true",
+        help="one run more of each point, to count the calls of functions, which no busy machine changes",
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument(
         "--read",
@@ -49,11 +54,12 @@ def arguments() -> argparse.Namespace:
 
 def row(curve: Curve, figures: Figures) -> str:
     """Return one line of the table."""
+    calls = f"{figures.calls:,.0f}" if figures.calls else "-"
     rate = f"{figures.rate:,.0f}" if figures.rate else "-"
     spread = f"({figures.least:,.0f} to {figures.most:,.0f})"
     return (
         f"{curve.name:<12} {figures.x:>9,} {figures.series:<14} {figures.cost:>7,.0f} {spread:>17}"
-        f" {curve.unit:<9} {figures.memory / 1e6:>8.1f} {rate:>9}"
+        f" {curve.unit:<9} {calls:>6} {figures.memory / 1e6:>8.1f} {rate:>9}"
         f"  {'; '.join(figures.faults) or 'yes'}"
     )
 
@@ -75,18 +81,18 @@ def measure(options: argparse.Namespace) -> dict[str, list[Figures]]:
     """Measure the curves that are asked for, printing as it goes."""
     with servers(tls=False) as (directory, broker, (store,)):
         peers = Peers(directory, broker, store)
-        start = measure_start(peers, options.runs)
-        print(f"a start and one fragment: {start * 1000:,.0f} ms of CPU, subtracted below")
+        start = measure_start(peers, options.runs, counted=options.calls)
+        print(f"a start and one fragment: {start.cpu * 1000:,.0f} ms of CPU, subtracted below")
         print(HEADING)
         every: dict[str, list[Figures]] = {}
         for curve in CURVES:
             if options.curve is None or curve.name in options.curve:
                 wanted = with_instances(curve, options.instances)
-
-                def tell(figures: Figures, curve: Curve = curve) -> None:
+                every[curve.name] = measure_curve(
+                    wanted, peers, options.runs, start, counted=options.calls
+                )
+                for figures in every[curve.name]:
                     print(row(curve, figures), flush=True)
-
-                every[curve.name] = measure_curve(wanted, peers, options.runs, start, tell)
     return every
 
 

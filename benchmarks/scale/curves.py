@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.scale.drive import Backlog, Peers, Sample, backlog, drive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 UNSET = "prefetch unset"
 SET = "prefetch 100"
@@ -46,7 +46,10 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """A point's medians: `cost` in microseconds of CPU for each unit, with the least and the most; memory in bytes; `rate` in units a second."""
+    """A point's medians: `cost` in microseconds of CPU for each unit, with the least and the most; memory in bytes; `rate` in units a second.
+
+    `calls` are those of functions for each unit, counted in one run more; 0 when there was none.
+    """
 
     x: int
     series: str
@@ -56,6 +59,7 @@ class Figures:
     memory: float
     rate: float
     faults: tuple[str, ...] = ()
+    calls: float = 0.0
 
 
 CURVES = (
@@ -64,7 +68,7 @@ CURVES = (
         "fragments queued",
         "fragment",
         tuple(
-            Point(queued, queued, 1000, series=series)
+            Point(queued, queued, 900, series=series)
             for queued in (1_000, 10_000, 100_000, 1_000_000)
             for series in (SET, UNSET)
         ),
@@ -93,21 +97,33 @@ CURVES = (
 )
 
 
-def measure_start(peers: Peers, runs: int) -> float:
-    """Return the CPU seconds of a sidecar that processes one fragment of one file: the median of so many runs."""
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a sidecar takes that processes one fragment of one file: CPU seconds, and calls if they are counted."""
+
+    cpu: float
+    calls: int
+
+
+def measure_start(peers: Peers, runs: int, *, counted: bool) -> Start:
+    """Return what a start takes: the median of so many runs."""
     with backlog(peers) as made:
-        return statistics.median(drive(made, peers, 1, 1).cpu for _ in range(runs))
+        cpu = statistics.median(drive(made, peers, 1, 1).cpu for _ in range(runs))
+        return Start(cpu, drive(made, peers, 1, 1, counted=True).calls if counted else 0)
 
 
-def cost(point: Point, sample: Sample, start: float) -> float:
-    """Return the CPU microseconds for each unit, without what the start of each sidecar and its first unit take."""
+def per_unit(point: Point, sample: Sample, total: float, start: float) -> float:
+    """Return the share of each unit in what all sidecars took, without what each start and its first unit take."""
     units = sample.outputs * point.files - point.instances
-    return (sample.cpu - start * point.instances) / units * 1e6
+    return (total - start * point.instances) / units
 
 
-def figures_of(point: Point, samples: Sequence[Sample], start: float) -> Figures:
-    """Return the medians of a point's samples."""
-    costs = [cost(point, sample, start) for sample in samples]
+def figures_of(
+    point: Point, samples: Sequence[Sample], counted: Sample | None, start: Start
+) -> Figures:
+    """Return the medians of a point's samples, and the calls of the one that was counted."""
+    costs = [per_unit(point, sample, sample.cpu, start.cpu) * 1e6 for sample in samples]
+    everything = [*samples, counted] if counted else samples
     return Figures(
         x=point.x,
         series=point.series,
@@ -116,14 +132,15 @@ def figures_of(point: Point, samples: Sequence[Sample], start: float) -> Figures
         most=max(costs),
         memory=statistics.median(sample.memory for sample in samples),
         rate=statistics.median(sample.rate for sample in samples) * point.files,
-        faults=tuple(dict.fromkeys(fault for sample in samples for fault in sample.faults)),
+        faults=tuple(dict.fromkeys(fault for sample in everything for fault in sample.faults)),
+        calls=per_unit(point, counted, counted.calls, start.calls) if counted else 0.0,
     )
 
 
 def measure_curve(
-    curve: Curve, peers: Peers, runs: int, start: float, told: Callable[[Figures], None]
+    curve: Curve, peers: Peers, runs: int, start: Start, *, counted: bool
 ) -> list[Figures]:
-    """Run all points of a curve in turn, as often as asked; `told` hears of each in the end.
+    """Run all points of a curve in turn, as often as asked, and once more to count calls.
 
     Everything is queued before the first run, so that the broker is the same for all points.
     """
@@ -134,22 +151,22 @@ def measure_curve(
             if key not in backlogs:
                 backlogs[key] = stack.enter_context(backlog(peers, point.files))
                 backlogs[key].fill(point.queued)
-        samples: list[list[Sample]] = [[] for _ in curve.points]
-        for _ in range(runs):
-            for point, done in zip(curve.points, samples, strict=True):
-                sample = drive(
-                    backlogs[point.queued, point.files],
-                    peers,
-                    point.queued,
-                    point.wanted,
-                    prefetch=point.prefetch,
-                    connections=point.connections,
-                    instances=point.instances,
-                )
-                done.append(sample)
-    every = [
-        figures_of(point, done, start) for point, done in zip(curve.points, samples, strict=True)
+
+        def run(point: Point, *, counted: bool = False) -> Sample:
+            return drive(
+                backlogs[point.queued, point.files],
+                peers,
+                point.queued,
+                point.wanted,
+                prefetch=point.prefetch,
+                connections=point.connections,
+                instances=point.instances,
+                counted=counted,
+            )
+
+        rounds = [[run(point) for point in curve.points] for _ in range(runs)]
+        last = [run(point, counted=True) if counted else None for point in curve.points]
+    return [
+        figures_of(point, [samples[number] for samples in rounds], last[number], start)
+        for number, point in enumerate(curve.points)
     ]
-    for figures in every:
-        told(figures)
-    return every

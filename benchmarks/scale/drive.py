@@ -4,7 +4,10 @@ A million fragments need not be processed to learn whether one costs more when a
 run ends in the same way: when enough outputs have been seen in the queue, the sidecars get SIGTERM, finish what
 the step has, give the rest back, and end with 143. Their CPU time is the kernel's account of the whole process
 (wait4). What a process spends without any work is measured by itself, as a run with a single fragment, and
-subtracted (`cost`); what was fetched ahead and given back, a prefetch at most, stays in.
+subtracted; what was fetched ahead and given back, a prefetch at most, stays in.
+
+A busy machine can make one and the same work cost twice as much. A `counted` run goes through cProfile, which counts the
+calls of functions: those hardly vary, so what grows along a curve shows in them. How it ends is lost in cProfile.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import pstats
 import shutil
 import signal
 import sys
@@ -54,13 +58,17 @@ class Peers:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What one run took: `cpu` seconds of all sidecars, the most `memory` of one in bytes, outputs a second."""
+    """What one run took: `cpu` seconds of all sidecars, the most `memory` of one in bytes, outputs a second.
+
+    `calls` of functions are of a counted run, and 0 otherwise.
+    """
 
     outputs: int
     cpu: float
     memory: int
     rate: float
     faults: tuple[str, ...]
+    calls: int = 0
 
 
 class Backlog:
@@ -119,6 +127,11 @@ def backlog(peers: Peers, files: int = 1) -> Iterator[Backlog]:
             made.remove()
 
 
+def profile_of(step: Step) -> Path:
+    """Return the path of the profile of a counted run."""
+    return step.volume.with_suffix(".profile")
+
+
 @contextlib.contextmanager
 def pod(
     peers: Peers,
@@ -127,6 +140,7 @@ def pod(
     *,
     prefetch: int | None,
     variables: Mapping[str, str],
+    counted: bool = False,
 ) -> Iterator[tuple[Step, Process]]:
     """Run a step with variables of the benchmark's own and, when it is ready, a sidecar; their volume is their own."""
     with contextlib.ExitStack() as stack:
@@ -147,14 +161,21 @@ def pod(
         environment = step.sidecar_environment(
             peers.broker, peers.store, manager_url=manager_url, prefetch=prefetch
         )
+        profile = ["-m", "cProfile", "-o", str(profile_of(step))] if counted else []
         sidecar = stack.enter_context(
             running(
-                [sys.executable, "-m", "iterum_sidecar", "run"],
+                [sys.executable, *profile, "-m", "iterum_sidecar", "run"],
                 log=volume.with_suffix(".sidecar.log"),
                 environment=environment | {"HOME": str(peers.directory)},
             )
         )
         yield step, sidecar
+
+
+def calls_in(profile: Path) -> int:
+    """Return how many calls a profile has."""
+    total: int = vars(pstats.Stats(str(profile)))["total_calls"]
+    return total
 
 
 def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> float:
@@ -174,7 +195,13 @@ def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> f
 
 
 def faults_of(
-    made: Backlog, queues: Queues, steps: list[Step], queued: int, ended: list[Exit]
+    made: Backlog,
+    queues: Queues,
+    steps: list[Step],
+    queued: int,
+    ended: list[Exit],
+    *,
+    counted: bool,
 ) -> Iterator[str]:
     """Yield what is not as it should be after a run; it takes the outputs from their queue."""
     names = made.names
@@ -195,7 +222,7 @@ def faults_of(
         state = step.volume / ".iterum-sidecar" / "state"
         if files := [each for each in step.volume.rglob("*") if each.is_file() and each != state]:
             yield f"{len(files)} files left in the volume"
-        if how.code != STOPPED:
+        if how.code != (0 if counted else STOPPED):
             yield f"exit code {how.code}"
 
 
@@ -208,6 +235,7 @@ def drive(
     prefetch: int | None = 100,
     connections: int = 1,
     instances: int = 1,
+    counted: bool = False,
 ) -> Sample:
     """Fill the backlog, let sidecars make as many outputs as wanted, and stop them."""
     made.fill(queued)
@@ -224,6 +252,7 @@ def drive(
                     manager.url,
                     prefetch=prefetch,
                     variables={"BENCHMARK_CONNECTIONS": str(connections)},
+                    counted=counted,
                 )
             )
             for _ in range(instances)
@@ -233,8 +262,10 @@ def drive(
         for sidecar in sidecars:
             sidecar.signal(signal.SIGTERM)
         ended = [sidecar.wait(RUN_SECONDS) for sidecar in sidecars]
+        profiles = [profile_of(step) for step in steps] if counted else []
+        calls = [calls_in(profile) for profile in profiles]
         outputs = queues.count(names.output_queue)
-        faults = tuple(faults_of(made, queues, steps, queued, ended))
+        faults = tuple(faults_of(made, queues, steps, queued, ended, counted=counted))
         queues.delete(names.output_queue, names.lineage_queue)
         assert peers.store.directory is not None
         shutil.rmtree(peers.store.directory / names.output_bucket)
@@ -244,4 +275,5 @@ def drive(
         memory=max(how.peak_memory for how in ended),
         rate=rate,
         faults=faults,
+        calls=sum(calls),
     )

@@ -34,14 +34,14 @@ def label_x(axes: Axes, curve: Curve, every: Sequence[Figures]) -> None:
         axes.minorticks_off()
     else:
         axes.margins(x=0.3)
-    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.set_xticks(places, [f"{place:,}" for place in places], fontsize=8)
     axes.set_xlabel(curve.axis)
 
 
 def draw(measured: Sequence[tuple[Curve, Sequence[Figures]]], path: Path) -> None:
     """Draw the curves into a file whose name says of which kind it is (`.svg`, `.png`, `.pdf`)."""
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(3.1 * len(measured), 4.6), layout="constrained")
+        figure = Figure(figsize=(3.3 * len(measured), 4.6), layout="constrained")
         rows = figure.subplots(2, len(measured), squeeze=False, sharex="col")
         for column, (curve, every) in enumerate(measured):
             costs, memory = rows[0][column], rows[1][column]
