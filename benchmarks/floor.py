@@ -3,6 +3,7 @@
 It has no stages, no ledger and no safety, and trusts every peer and every answer. Sixteen workers each walk
 one fragment down a straight line; the transformation gets one fragment at a time. Every socket is a
 non-blocking one, and Trio is asked to wait only when a call would block. Do not run it for anything else.
+With SIDECAR_CA_FILE set, it speaks TLS with broker and store.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hmac
 import json
 import os
 import socket
+import ssl
 import struct
 import urllib.parse
 import urllib.request
@@ -30,13 +32,15 @@ WORKERS = 16
 READ_SIZE = 1 << 18
 LENGTH = struct.Struct("<I")
 JSON = "application/json"
+AUTHORITY = os.environ.get("SIDECAR_CA_FILE")
+TLS = ssl.create_default_context(cafile=AUTHORITY) if AUTHORITY else None
 
 
 async def receive(sock: socket.socket, size: int = READ_SIZE) -> bytes:
     while True:
         try:
             data = sock.recv(size)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             await trio.lowlevel.wait_readable(sock)
         else:
             if not data:
@@ -48,14 +52,15 @@ async def send(sock: socket.socket, data: bytes | memoryview) -> None:
     while data:
         try:
             data = data[sock.send(data) :]
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             await trio.lowlevel.wait_writable(sock)
 
 
 async def connect(host: str, port: int) -> socket.socket:
     sock = socket.create_connection((host, port))
-    sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock = TLS.wrap_socket(sock, server_hostname=host) if TLS else sock
+    sock.setblocking(False)
     return sock
 
 

@@ -1,11 +1,12 @@
 """Drive a sidecar through the loads and print what each took. See README.md.
 
-python -m benchmarks.journey [--load NAME] [--runs N] [--versus 'COMMAND'] [--json FILE]
+python -m benchmarks.journey [--load NAME] [--runs N] [--versus 'COMMAND'] [--tls] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -14,14 +15,21 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import LOADS, Load, Run, measure
 from testbed.object_stores import running_rclone
 from testbed.rabbitmq import RabbitMQMissing, running_rabbitmq
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.object_stores import ObjectStore
+    from testbed.rabbitmq import RabbitMQ
+
 MEMORY = Path("/dev/shm")
 HEADING = (
-    f"{'load':<10} {'command':<9} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
+    f"{'load':<10} {'command':<11} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
     f" {'to first s':>10} {'to exit s':>9}  verified"
 )
 
@@ -41,15 +49,15 @@ def middle(runs: list[Run]) -> Run:
 def row(load: str, command: str, run: Run) -> str:
     """Return one line of the table."""
     return (
-        f"{load:<10} {command:<9} {run.rate:>11,.0f} {run.cpu * 1000:>15.3f} {run.memory / 1e6:>8.1f}"
+        f"{load:<10} {command:<11} {run.rate:>11,.0f} {run.cpu * 1000:>15.3f} {run.memory / 1e6:>8.1f}"
         f" {run.first_output:>10.2f} {run.end:>9.2f}  {'; '.join(run.faults) or 'yes'}"
     )
 
 
-def ratios(load: str, one: Run, other: Run) -> str:
+def ratios(load: str, one: Run, other: Run, name: str = "ratio") -> str:
     """Return a line that says how the first command compares with the second."""
     return (
-        f"{load:<10} {'ratio':<9} {one.rate / other.rate:>11.2f} {one.cpu / other.cpu:>15.2f}"
+        f"{load:<10} {name:<11} {one.rate / other.rate:>11.2f} {one.cpu / other.cpu:>15.2f}"
         f" {one.memory / other.memory:>8.2f} {one.first_output / other.first_output:>10.2f}"
         f" {one.end / other.end:>9.2f}"
     )
@@ -75,8 +83,35 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=int, default=1, help="runs of each load (default: %(default)s)"
     )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="each command over TLS too, in turn with itself without; ratios are printed too",
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures of every run")
     return parser.parse_args()
+
+
+@contextlib.contextmanager
+def servers(*, tls: bool) -> Iterator[tuple[Path, RabbitMQ, list[ObjectStore]]]:
+    """Run a broker, a store and, if asked for, one more over TLS (as the broker is then, on a port of its own)."""
+    with contextlib.ExitStack() as stack:
+        parent = MEMORY if MEMORY.is_dir() else None
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=parent))
+        )
+        directory.chmod(0o755)
+        keys = None
+        if tls:
+            # Here, because nobody else needs what it needs.
+            from testbed.tls import make_tls
+
+            keys = make_tls(directory / "tls")
+        broker = stack.enter_context(running_rabbitmq(directory / "rabbitmq", tls=keys))
+        stores = [stack.enter_context(running_rclone(directory / "objects"))]
+        if tls:
+            stores.append(stack.enter_context(running_rclone(directory / "objects-tls", tls=keys)))
+        yield directory, broker, stores
 
 
 def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[str, list[Run]]]:
@@ -85,27 +120,28 @@ def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[st
     if options.versus:
         commands["versus"] = options.versus
     every: dict[str, dict[str, list[Run]]] = {}
-    with tempfile.TemporaryDirectory(
-        prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None
-    ) as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        with (
-            running_rabbitmq(directory / "rabbitmq") as broker,
-            running_rclone(directory / "objects") as store,
-        ):
-            print(HEADING)
-            for load in loads:
-                runs: dict[str, list[Run]] = {label: [] for label in commands}
-                for _ in range(options.runs):
-                    for label, command in commands.items():
-                        runs[label].append(measure(load, command, broker, store, directory))
-                medians = {label: middle(done) for label, done in runs.items()}
-                for label, median in medians.items():
-                    print(row(load.name, label, median), flush=True)
-                if options.versus:
-                    print(ratios(load.name, medians["sidecar"], medians["versus"]), flush=True)
-                every[load.name] = runs
+    with servers(tls=options.tls) as (directory, broker, stores):
+        contenders = {
+            f"{label}{' tls' if store.tls else ''}": (command, store)
+            for label, command in commands.items()
+            for store in stores
+        }
+        print(HEADING)
+        for load in loads:
+            runs: dict[str, list[Run]] = {label: [] for label in contenders}
+            for _ in range(options.runs):
+                for label, (command, store) in contenders.items():
+                    runs[label].append(measure(load, command, broker, store, directory))
+            medians = {label: middle(done) for label, done in runs.items()}
+            for label, median in medians.items():
+                print(row(load.name, label, median), flush=True)
+            if options.versus:
+                print(ratios(load.name, medians["sidecar"], medians["versus"]), flush=True)
+            if options.tls:
+                for label in commands:
+                    over_tls, plain = medians[f"{label} tls"], medians[label]
+                    print(ratios(load.name, over_tls, plain, "tls/plain"), flush=True)
+            every[load.name] = runs
     return every
 
 
@@ -125,7 +161,11 @@ def main() -> None:
             for load, runs in every.items()
         }
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if any(run.faults for runs in every.values() for run in runs["sidecar"]):
+    if any(
+        run.faults
+        for runs in every.values()
+        for run in runs["sidecar"] + runs.get("sidecar tls", [])
+    ):
         raise SystemExit(1)
 
 

@@ -123,7 +123,11 @@ def faults_of(
 
 
 def measure(load: Load, command: str, broker: RabbitMQ, store: ObjectStore, directory: Path) -> Run:
-    """Run one load through one sidecar, started by a shell-like command, with a step beside it."""
+    """Run one load through one sidecar, started by a shell-like command, with a step beside it.
+
+    With a store that speaks TLS, the sidecar speaks it with the broker too.
+    """
+    assert store.directory is not None
     with contextlib.ExitStack() as stack:
         volume = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="v-", dir=directory)))
         step = make_step(volume)
@@ -144,6 +148,9 @@ def measure(load: Load, command: str, broker: RabbitMQ, store: ObjectStore, dire
         environment = step.sidecar_environment(
             broker, store, manager_url=manager.url, prefetch=load.prefetch
         )
+        if store.tls is not None:
+            environment["MQ_BROKER_URL"] = broker.tls_url
+            environment["SIDECAR_CA_FILE"] = str(store.tls.authority)
         log = directory / "sidecar.log"
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -169,7 +176,7 @@ def measure(load: Load, command: str, broker: RabbitMQ, store: ObjectStore, dire
         faults = faults_of(load, step, store, numbers, outputs, queues, ended)
         queues.delete(step.input_queue, step.output_queue, step.lineage_queue)
         for bucket in (step.input_bucket, step.output_bucket):
-            shutil.rmtree(directory / "objects" / bucket)
+            shutil.rmtree(store.directory / bucket)
     return Run(
         rate=(load.fragments - 1) / max(times.last - times.first, POLL_SECONDS),
         cpu=ended.cpu_seconds / load.fragments,

@@ -2,6 +2,8 @@
 
 It waits for the sidecar's sockets by trying every 5 ms, so that none of the time measured is its sleep.
 Started with the environment of a transformation; ends with 0 when the sidecar has said that all is done.
+With BENCHMARK_LINK set it makes hard links instead of copies, and prints the path of each file before.
+BENCHMARK_CONNECTIONS is the number of connections that it opens to each socket (default: 1), a thread for each pair.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import shutil
 import socket
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -55,22 +58,26 @@ def frame(message: object) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
+def link(source: str, target: str) -> None:
+    """Make a hard link, and let whoever watches know that the file is there."""
+    print(source, flush=True)
+    os.link(source, target)
+
+
 def work(fragment: dict[str, Any], directory: str) -> list[dict[str, str]]:
     """Copy a fragment's files and return what the output fragment's `files` says."""
     fragment_id = fragment["metadata"]["fragment_id"]
     results = []
+    copy = link if "BENCHMARK_LINK" in os.environ else shutil.copyfile
     for position, file in enumerate(fragment["files"]):
         path = f"{directory}/{fragment_id}-{position}"
-        shutil.copyfile(file["path"], path)
+        copy(file["path"], path)
         results.append({"name": file["name"], "path": path})
     return results
 
 
-def main() -> None:
-    """Serve one sidecar."""
-    volume = os.environ["DATA_VOLUME_PATH"]
-    directory = os.path.join(volume, "output")
-    os.makedirs(directory, exist_ok=True)
+def serve(volume: str, directory: str) -> None:
+    """Serve one sidecar over a pair of connections."""
     receiver = connect(os.path.join(volume, os.environ["TRANSFORMATION_STEP_INPUT"]))
     sender = connect(os.path.join(volume, os.environ["TRANSFORMATION_STEP_OUTPUT"]))
     for message in frames(receiver):
@@ -84,6 +91,22 @@ def main() -> None:
         sender.sendall(frame(result))
         sender.sendall(frame({"fragment_id": fragment_id}))
     sender.sendall(frame({"status": "complete"}))
+
+
+def main() -> None:
+    """Open the connections and serve over all of them."""
+    volume = os.environ["DATA_VOLUME_PATH"]
+    directory = os.path.join(volume, "output")
+    os.makedirs(directory, exist_ok=True)
+    others = [
+        threading.Thread(target=serve, args=(volume, directory))
+        for _ in range(int(os.environ.get("BENCHMARK_CONNECTIONS", "1")) - 1)
+    ]
+    for thread in others:
+        thread.start()
+    serve(volume, directory)
+    for thread in others:
+        thread.join()
 
 
 if __name__ == "__main__":
