@@ -304,7 +304,17 @@ async def _connect_tcp(host: str, port: int, seconds: float) -> socket.socket:
     # Trio has set TCP_NODELAY; from here on it need not know the socket.
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
+    _send_as_much_as_fits(sock)
     return sock
+
+
+def _send_as_much_as_fits(sock: socket.socket) -> None:
+    """Undo what Trio sets for interactive streams: to be writable only when less than 16 KiB wait to be sent (TCP_NOTSENT_LOWAT).
+
+    A large body would be sent in pieces of that size, and wait for room after nearly every one.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)  # the system's own
 
 
 async def _handshake(sock: ssl.SSLSocket, seconds: float) -> None:
