@@ -199,6 +199,7 @@ async def _work(
             upstream=upstream,
             tally=tally,
         )
+        nursery.start_soon(store.watch_deadlines)
         nursery.start_soon(_obey, received, sidecar, signals)
         subject = Subject(settings, sidecar, tally, services, lambda: store.retried)
         await _start_telling(subject, marker, nursery)

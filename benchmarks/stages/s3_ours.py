@@ -11,12 +11,23 @@ from benchmarks.stages.on_trio import at_a_time
 from iterum_sidecar.stores.s3 import S3Store
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from benchmarks.stages.task import Meter, Task
 
 
 def _store(task: Task) -> S3Store:
     host, _, port = task.endpoint.partition(":")
     return S3Store(host, int(port), task.access_key, task.secret_key)
+
+
+async def _measured(store: S3Store, meter: Meter, work: Awaitable[None]) -> None:
+    """Measure work with the store as the sidecar keeps it: one task for the deadlines of all requests."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.watch_deadlines)
+        with meter:
+            await work
+        nursery.cancel_scope.cancel()
 
 
 def get(task: Task, meter: Meter) -> None:
@@ -34,8 +45,7 @@ async def _get(task: Task, meter: Meter) -> None:
             finally:
                 os.close(file)
 
-        with meter:
-            await at_a_time(task.at_a_time, fetch, range(task.count))
+        await _measured(store, meter, at_a_time(task.at_a_time, fetch, range(task.count)))
 
 
 def put(task: Task, meter: Meter) -> None:
@@ -54,5 +64,4 @@ async def _put(task: Task, meter: Meter) -> None:
             finally:
                 os.close(file)
 
-        with meter:
-            await at_a_time(task.at_a_time, send, range(task.count))
+        await _measured(store, meter, at_a_time(task.at_a_time, send, range(task.count)))

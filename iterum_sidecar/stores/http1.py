@@ -21,6 +21,7 @@ import trio
 from .transport import CHUNK, YIELD_EVERY, ConnectionLost, NoAnswer, TransportError
 
 if TYPE_CHECKING:
+    from .deadline_watch import DeadlineWatch
     from .transport import Deadlines, Transport
 
 __all__ = ["Answer", "BadAnswer", "Connection", "FileEnded", "Request", "ShortBody", "Sink"]
@@ -205,15 +206,21 @@ class Connection:
     __slots__ = (
         "_buffer",
         "_deadlines",
+        "_expired",
         "_transport",
+        "_watch",
         "answer_begun",
         "idle_since",
         "reusable",
     )
 
-    def __init__(self, transport: Transport, deadlines: Deadlines) -> None:
+    def __init__(
+        self, transport: Transport, deadlines: Deadlines, watch: DeadlineWatch | None = None
+    ) -> None:
         self._transport = transport
         self._deadlines = deadlines
+        self._watch = watch
+        self._expired = False
         # The kernel gives the pages of a mapping when they are touched (a bytearray touches all of its
         # own), so a connection that carries small objects never uses more than it reads.
         self._buffer = memoryview(mmap(-1, CHUNK, flags=MAP_PRIVATE | MAP_ANONYMOUS))
@@ -225,6 +232,11 @@ class Connection:
         """Close the connection; whatever was under way on it fails."""
         self.reusable = False
         self._transport.close()
+
+    def expire(self) -> None:
+        """Close the connection because the answer did not come in its time."""
+        self._expired = True
+        self.close()
 
     def is_fresh(self) -> bool:
         """Tell whether the peer has neither closed nor said anything unasked since the last answer."""
@@ -287,22 +299,37 @@ class Connection:
         return None
 
     async def _receive_head(self, parsing: _Parsing, seconds: float) -> None:
+        watch = self._watch
+        if watch is not None and watch.is_kept:
+            watch.begin(self, trio.current_time() + seconds)
+            try:
+                await self._read_head(parsing, seconds)
+                return
+            except (trio.ClosedResourceError, ConnectionLost):
+                if not self._expired:
+                    raise
+            finally:
+                watch.end(self)
+        else:
+            with trio.move_on_after(seconds):
+                await self._read_head(parsing, seconds)
+                return
+        raise NoAnswer(f"no answer within {seconds:.3g} s")
+
+    async def _read_head(self, parsing: _Parsing, seconds: float) -> None:
+        # An answer cannot be here before its request was worked on: wait first, then read.
+        await self._transport.until_readable()
         received = 0
-        with trio.move_on_after(seconds) as scope:
-            # An answer cannot be here before its request was worked on: wait first, then read.
-            await self._transport.until_readable()
-            while not parsing.status:
-                if received == HEAD_LIMIT:
-                    raise BadAnswer(f"the answer's head is longer than {HEAD_LIMIT} bytes")
-                room = self._buffer[: HEAD_LIMIT - received]
-                count = await self._transport.receive_into(room, seconds)
-                if count == 0:
-                    raise ConnectionLost("the connection was closed before the answer's head ended")
-                self.answer_begun = True
-                received += count
-                parsing.feed(room[:count])
-        if scope.cancelled_caught:
-            raise NoAnswer(f"no answer within {seconds:.3g} s")
+        while not parsing.status:
+            if received == HEAD_LIMIT:
+                raise BadAnswer(f"the answer's head is longer than {HEAD_LIMIT} bytes")
+            room = self._buffer[: HEAD_LIMIT - received]
+            count = await self._transport.receive_into(room, seconds)
+            if count == 0:
+                raise ConnectionLost("the connection was closed before the answer's head ended")
+            self.answer_begun = True
+            received += count
+            parsing.feed(room[:count])
 
     async def _receive_body(self, sink: Sink | None, answer: Answer, parsing: _Parsing) -> None:
         if sink is not None and answer.status == 200:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from .deadline_watch import DeadlineWatch
 from .http1 import Connection
 from .transport import ConnectionLost, Deadlines, StepTimeout, connect
 
@@ -58,6 +59,8 @@ class Pool:
         self._context = context
         self._server_name = server_name
         self._deadlines = deadlines or Deadlines()
+        self.watch = DeadlineWatch()
+        """Ends what waits for an answer for too long. It need not be kept, but costs less than what stands in for it."""
         self._places = trio.Semaphore(size, max_value=size)
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
@@ -138,7 +141,7 @@ class Pool:
         transport = await connect(
             self._host, self._port, self._context, self._deadlines, self._server_name
         )
-        return Connection(transport, self._deadlines)
+        return Connection(transport, self._deadlines, self.watch)
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

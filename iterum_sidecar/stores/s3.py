@@ -136,6 +136,10 @@ class S3Store:
         self._client.pool.close()
         await trio.lowlevel.checkpoint()
 
+    async def watch_deadlines(self) -> None:
+        """Watch over the deadlines of all requests until cancelled; where nobody does, each sees to its own, which costs more."""
+        await self._client.pool.watch.keep()
+
     def use_credentials(
         self, access_key: str, secret_key: str, session_token: str | None = None
     ) -> None:
