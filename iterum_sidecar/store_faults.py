@@ -116,8 +116,8 @@ class StoreFaults:
 
     def went_well(self, way: Way, bucket: str) -> None:
         """An object was read or written."""
-        self.succeeded()
-        self._well[way, bucket] = trio.current_time()
+        self._answered_at = self._well[way, bucket] = trio.current_time()
+        self._patience.over()
         if self._parts and (part := self._parts.get((way, bucket))) is not None:
             part.over()
 

@@ -30,7 +30,7 @@ from iterum_sidecar.telemetry.logs import get_log
 from iterum_sidecar.telemetry.probe import OWN_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from typing import Self
 
 __all__ = ["OUR_WANT", "OWN_DIRECTORY", "PathRefused", "TakenFile", "Volume", "Workspace"]
@@ -174,6 +174,8 @@ class Volume:
         self._told_of_left_overs = False
         self._postponed: list[Callable[[], None]] = []
         """What could not be removed for want of a descriptor, and is removed with what is removed next."""
+        self._walked: tuple[list[str], int] | None = None
+        """Where the last walk of a call led to."""
         self._held: set[TakenFile] = set()
         self._descriptors_held = 0
         allowed = _raise_descriptor_limit()
@@ -289,8 +291,10 @@ class Volume:
 
     # -- results
 
-    def take(self, path: str, allowed: Collection[str] = ()) -> TakenFile:
-        """Open the file that a result names and hold it.
+    def take(
+        self, paths: Iterable[str], taken: list[TakenFile], allowed: Collection[str] = ()
+    ) -> None:
+        """Open the files that a result names and hold them, one after the other; those before a refused one are in `taken` then.
 
         `allowed` are the names of the workspaces whose files may be sent as results: those of its predecessors.
 
@@ -298,6 +302,13 @@ class Volume:
             PathRefused: it leads out of the volume, into what is ours, over a symlink, or to no regular file.
             OSError: of `OUR_WANT`; it can be opened later.
         """
+        try:
+            for path in paths:
+                taken.append(self._take(path, allowed))  # noqa: PERF401 - those before a refused one count
+        finally:
+            self._leave()
+
+    def _take(self, path: str, allowed: Collection[str]) -> TakenFile:
         relative = self._relative(path)
         if relative[0] == OWN_DIRECTORY and not (
             len(relative) > 3 and relative[1] == "fragments" and relative[2] in allowed
@@ -339,22 +350,23 @@ class Volume:
             taken.release()
 
     def remove_results(self, results: list[TakenFile]) -> None:
-        """Remove the own paths of results, and empty the list."""
+        """Remove the own path of each result, if it still leads to the file that was taken, and empty the list."""
         self._remove_postponed()
-        for taken in results:
-            self.remove_result(taken)
+        try:
+            for taken in results:
+                if taken.removable:
+                    self._remove_result(taken)
+        finally:
+            self._leave()
         results.clear()
 
-    def remove_result(self, taken: TakenFile) -> None:
-        """Remove a result's own path, if it still leads to the file that was taken."""
-        if not taken.removable:
-            return
+    def _remove_result(self, taken: TakenFile) -> None:
         *parents, last = taken.path.split("/")
         try:
             directory = self._walk(parents)
         except OSError as error:
             if error.errno in OUR_WANT:
-                self._postponed.append(partial(self.remove_result, taken))
+                self._postponed.append(partial(self.remove_results, [taken]))
             return
         try:
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
@@ -364,9 +376,6 @@ class Volume:
             pass  # gone already: what matters is that it was taken
         except OSError as error:
             self._tell_of_left_over(taken.path, error)
-        finally:
-            if directory != self._root:
-                os.close(directory)
 
     def make_public_directory(self, relative: str) -> int:
         """Make a directory that both containers use, with its parents, and return its descriptor.
@@ -446,14 +455,10 @@ class Volume:
         *parents, last = parts
         try:
             directory = self._walk(parents)
-            try:
-                # A device is recognised before it is opened: opening one can have effects.
-                if not stat.S_ISREG(os.stat(last, dir_fd=directory, follow_symlinks=False).st_mode):
-                    raise PathRefused(f"{shown[:200]!r} is not a regular file")
-                return os.open(last, _EXISTING_FILE, dir_fd=directory)
-            finally:
-                if directory != self._root:
-                    os.close(directory)
+            # A device is recognised before it is opened: opening one can have effects.
+            if not stat.S_ISREG(os.stat(last, dir_fd=directory, follow_symlinks=False).st_mode):
+                raise PathRefused(f"{shown[:200]!r} is not a regular file")
+            return os.open(last, _EXISTING_FILE, dir_fd=directory)
         except OSError as error:
             if error.errno in OUR_WANT:
                 raise
@@ -461,6 +466,12 @@ class Volume:
             raise PathRefused(f"{shown[:200]!r} cannot be opened: {reason}") from None
 
     def _walk(self, parents: list[str]) -> int:
+        """Return a descriptor of a directory, valid until the next walk or `_leave`: the files of a result are mostly in one."""
+        if self._walked is not None:
+            known, directory = self._walked
+            if known == parents:
+                return directory
+            self._leave()
         directory = self._root
         for parent in parents:
             try:
@@ -469,7 +480,16 @@ class Volume:
                 if directory != self._root:
                     os.close(directory)
             directory = inner
+        if directory != self._root:
+            self._walked = parents, directory
         return directory
+
+    def _leave(self) -> None:
+        """Forget where the last walk led to: by the next call something else may be there."""
+        if self._walked is not None:
+            _, directory = self._walked
+            self._walked = None
+            os.close(directory)
 
     def _make_directory(self, name: str, parent: int) -> int:
         with suppress(FileExistsError):

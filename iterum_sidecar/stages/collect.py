@@ -427,9 +427,7 @@ class Collect:
         allowed = {entry.work.workspace.name for entry in entries if entry.work.workspace}
         taken: list[TakenFile] = []
         try:
-            # One by one: those before a refused one must be let go of.
-            for file in result.files:
-                taken.append(self._volume.take(file.path, allowed))  # noqa: PERF401
+            self._volume.take([file.path for file in result.files], taken, allowed)
         except (PathRefused, OSError) as error:
             if isinstance(error, PathRefused):
                 self._remember_paths(taken, entries)
@@ -443,8 +441,7 @@ class Collect:
         if entries:
             entries[0].work.results += taken
         else:
-            for each in taken:
-                self._volume.remove_result(each)
+            self._volume.remove_results(list(taken))
 
     def _refuse(self, predecessors: Sequence[str], reason: str, source: int) -> None:
         self._tally.refused_results += 1

@@ -15,6 +15,7 @@ import pytest
 from iterum_sidecar import volume as volume_module
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.volume import OWN_DIRECTORY, PathRefused, Volume
+from tests.unit.taking import take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def volume(root: Path) -> Iterator[Volume]:
 
 
 def content(volume: Volume, path: str | Path, *allowed: str) -> str:
-    taken = volume.take(str(path), allowed)
+    taken = take(volume, str(path), allowed)
     try:
         return os.pread(taken.open(), 1000, 0).decode()
     finally:
@@ -55,7 +56,7 @@ def content(volume: Volume, path: str | Path, *allowed: str) -> str:
 def is_refused(volume: Volume, path: str | Path, *allowed: str) -> bool:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PathRefused):
-        volume.take(str(path), allowed)
+        take(volume, str(path), allowed)
     return len(os.listdir("/proc/self/fd")) == before
 
 
@@ -328,7 +329,7 @@ def test_close_leaves_nothing_of_ours_and_all_of_others(root: Path) -> None:
     with Volume(str(root)) as volume:
         workspace, path = put_input(volume, "a/b")
         Path(path).with_name("scribble").symlink_to("/")
-        volume.release(volume.take(path, [workspace]))
+        volume.release(take(volume, path, [workspace]))
         assert (root / OWN_DIRECTORY).is_dir()
     assert [str(each.relative_to(root)) for each in sorted(root.rglob("*"))] == [
         "output",

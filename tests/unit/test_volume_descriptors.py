@@ -13,6 +13,7 @@ import pytest
 
 from iterum_sidecar import volume as volume_module
 from iterum_sidecar.volume import OWN_DIRECTORY, Volume
+from tests.unit.taking import take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ def test_a_result_s_path_that_cannot_be_removed_now_is_removed_later(
     (root / "output").mkdir()
     for name in ("cat", "dog"):
         (root / "output" / name).write_text(name)
-    cat, dog = (volume.take(str(root / "output" / name)) for name in ("cat", "dog"))
+    cat, dog = (take(volume, str(root / "output" / name)) for name in ("cat", "dog"))
     with no_descriptor():
         volume.remove_results([cat, dog])
     assert (root / "output" / "cat").exists()
@@ -90,7 +91,7 @@ def test_what_is_left_is_removed_at_the_end(root: Path) -> None:
     (root / "cats").mkdir()
     (root / "cats" / "cat").write_text("cat")
     with Volume(str(root)) as volume:
-        taken = volume.take(str(root / "cats" / "cat"))
+        taken = take(volume, str(root / "cats" / "cat"))
         workspace = fill(volume, "a")
         with no_descriptor():
             volume.remove_results([taken])

@@ -13,6 +13,7 @@ import pytest
 from iterum_sidecar import volume as volume_module
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.volume import OWN_DIRECTORY, PathRefused, TakenFile, Volume
+from tests.unit.taking import remove_result, take
 from tests.unit.test_volume import content, is_refused, outside, put_input, root, volume
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def test_a_file_of_holes_that_the_volume_could_hold_is_a_result(volume: Volume, 
     sparse = root / "sparse"
     sparse.touch()
     os.truncate(sparse, 1 << 30)
-    taken = volume.take(str(sparse))
+    taken = take(volume, str(sparse))
     assert taken.size == 1 << 30
     volume.release(taken)
 
@@ -84,9 +85,9 @@ def test_a_second_name_of_another_fragments_input_is_a_file_like_any_other(
 ) -> None:
     _, path = put_input(volume)
     os.link(path, root / "output/in.txt")
-    taken = volume.take(str(root / "output/in.txt"))
+    taken = take(volume, str(root / "output/in.txt"))
     volume.release(taken)
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert not (root / "output/in.txt").exists()
     assert os.path.exists(path), "the input stays"
 
@@ -99,7 +100,7 @@ def test_a_link_in_whose_place_is_something_else_is_not_read(
     linked: Volume, root: Path, outside: Path, change: str
 ) -> None:
     with linked:
-        taken = linked.take(str(root / "output/cat.jpg"))
+        taken = take(linked, str(root / "output/cat.jpg"))
         link = link_of(taken, root)
         link.unlink()
         if change == "file":
@@ -128,7 +129,7 @@ def test_the_volume_is_closed_whatever_has_become_of_our_directory(
 ) -> None:
     own = root / OWN_DIRECTORY
     with linked:
-        taken = linked.take(str(root / "output/cat.jpg"))
+        taken = take(linked, str(root / "output/cat.jpg"))
         put_input(linked)
         if change == "removed":
             shutil.rmtree(own)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iterum_sidecar import volume as volume_module
-from iterum_sidecar.volume import OWN_DIRECTORY, TakenFile, Volume
+from iterum_sidecar.volume import OWN_DIRECTORY, PathRefused, TakenFile, Volume
+from tests.unit.taking import remove_result, take
 from tests.unit.test_volume import outside, put_input, root, volume
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def read(taken: TakenFile) -> str:
 
 
 def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
@@ -50,7 +52,7 @@ def narrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
 def test_a_taken_file_stays_what_it_was_when_its_path_is_given_to_another(
     volume: Volume, root: Path, cat: Path
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     write(root / "new", "a newer cat").rename(cat)
     assert (taken.size, read(taken)) == (3, "cat")
     cat.unlink()
@@ -59,7 +61,7 @@ def test_a_taken_file_stays_what_it_was_when_its_path_is_given_to_another(
 
 
 def test_an_empty_file_is_a_result(volume: Volume, root: Path) -> None:
-    taken = volume.take(str(write(root / "empty", "")))
+    taken = take(volume, str(write(root / "empty", "")))
     assert (taken.size, read(taken)) == (0, "")
     volume.release(taken)
 
@@ -67,20 +69,20 @@ def test_an_empty_file_is_a_result(volume: Volume, root: Path) -> None:
 def test_remove_result_removes_the_path_of_the_file_that_was_taken(
     volume: Volume, cat: Path
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     volume.release(taken)
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert not cat.exists()
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert cat.parent.is_dir()
 
 
 def test_remove_result_leaves_a_newer_file_of_the_same_path(
     volume: Volume, root: Path, cat: Path
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     write(root / "new", "a newer cat").rename(cat)
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert cat.read_text() == "a newer cat"
     volume.release(taken)
 
@@ -89,11 +91,11 @@ def test_remove_result_leaves_a_newer_file_of_the_same_path(
 def test_remove_result_leaves_a_file_that_was_written_over_since(
     volume: Volume, cat: Path, released: bool
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     if released:
         volume.release(taken)
     cat.write_text("a newer cat")
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert cat.read_text() == "a newer cat"
     volume.release(taken)
 
@@ -101,13 +103,13 @@ def test_remove_result_leaves_a_file_that_was_written_over_since(
 def test_remove_result_leaves_a_newer_file_that_got_the_number_of_the_old_one(
     volume: Volume, cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     volume.release(taken)
     cat.unlink()
     cat.write_text("a newer cat")
     # What ext4 does with the number of an inode that was freed, and tmpfs does not.
     taken.identity = (taken.identity[0], cat.stat().st_ino, *taken.identity[2:])
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert cat.read_text() == "a newer cat"
 
 
@@ -115,24 +117,24 @@ def test_remove_result_leaves_a_newer_file_that_got_the_number_of_the_old_one(
 def test_remove_result_follows_no_symlink(
     volume: Volume, outside: Path, root: Path, cat: Path, swap: str
 ) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     if swap == "file":
         cat.rename(outside / "cat.jpg")
         cat.symlink_to(outside / "cat.jpg")
     else:
         cat.parent.rename(outside / "output")
         (root / "output").symlink_to(outside / "output")
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert [each for each in outside.rglob("cat.jpg") if not each.is_symlink()]
     volume.release(taken)
 
 
 def test_a_result_in_a_directory_that_is_gone_is_removed_already(volume: Volume, cat: Path) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     cat.unlink()
     cat.parent.rmdir()
     before = open_files()
-    volume.remove_result(taken)
+    remove_result(volume, taken)
     assert open_files() == before
     volume.release(taken)
 
@@ -143,16 +145,16 @@ def test_what_is_protected_may_be_a_result_and_is_never_removed(root: Path) -> N
     similar = write(root / "config-like", "not protected")
     with Volume(str(root), protected=("config",)) as volume:
         for path in (model, similar):
-            taken = volume.take(str(path))
+            taken = take(volume, str(path))
             volume.release(taken)
-            volume.remove_result(taken)
+            remove_result(volume, taken)
     assert model.read_text() == "weights"
     assert not similar.exists()
 
 
 def test_release_may_be_called_again(volume: Volume, cat: Path) -> None:
     before = open_files()
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     assert open_files() == before + 1
     for _ in range(2):
         volume.release(taken)
@@ -163,7 +165,7 @@ def test_release_may_be_called_again(volume: Volume, cat: Path) -> None:
 
 @pytest.mark.parametrize("text", ["newer cat", "cut", ""])
 def test_a_taken_file_tells_that_it_was_written_over(volume: Volume, cat: Path, text: str) -> None:
-    taken = volume.take(str(cat))
+    taken = take(volume, str(cat))
     os.pread(taken.open(), 10, 0)
     assert not taken.has_changed()
     cat.write_text(text)
@@ -174,7 +176,7 @@ def test_a_taken_file_tells_that_it_was_written_over(volume: Volume, cat: Path, 
 
 def test_a_result_that_became_a_link_has_not_changed_by_that(narrow: Volume, cat: Path) -> None:
     with narrow:
-        taken = [narrow.take(str(cat)) for _ in range(5)]
+        taken = [take(narrow, str(cat)) for _ in range(5)]
         assert taken[-1].is_link
         assert not any(each.has_changed() for each in taken)
         for each in taken:
@@ -188,7 +190,7 @@ def test_results_beyond_the_share_of_descriptors_become_links(narrow: Volume, ro
     with narrow:
         before = open_files()
         paths = [write(root / f"{number}", f"text {number}") for number in range(8)]
-        taken = [narrow.take(str(path)) for path in paths]
+        taken = [take(narrow, str(path)) for path in paths]
         assert (open_files() - before, links(root)) == (3, 5)
         for number, path in enumerate(paths):
             path.unlink()
@@ -202,7 +204,7 @@ def test_results_beyond_the_share_of_descriptors_become_links(narrow: Volume, ro
 def test_a_share_that_was_given_back_is_used_again(narrow: Volume, root: Path, cat: Path) -> None:
     with narrow:
         for _ in range(20):
-            taken = [narrow.take(str(cat)) for _ in range(5)]
+            taken = [take(narrow, str(cat)) for _ in range(5)]
             assert links(root) == 2
             for each in reversed(taken):
                 read(each)
@@ -215,10 +217,10 @@ def test_the_path_of_a_result_that_became_a_link_is_removed_too(
     narrow: Volume, root: Path, cat: Path
 ) -> None:
     with narrow:
-        held = [narrow.take(str(cat)) for _ in range(3)]
-        linked = narrow.take(str(cat))
+        held = [take(narrow, str(cat)) for _ in range(3)]
+        linked = take(narrow, str(cat))
         assert linked.is_link
-        narrow.remove_result(linked)
+        remove_result(narrow, linked)
         assert not cat.exists()
         assert read(linked) == "cat"
         for each in (*held, linked):
@@ -235,7 +237,7 @@ def test_where_no_link_can_be_made_the_descriptor_is_kept(
     monkeypatch.setattr(os, "link", refuse)
     with narrow:
         before = open_files()
-        taken = [narrow.take(str(cat)) for _ in range(6)]
+        taken = [take(narrow, str(cat)) for _ in range(6)]
         assert (open_files() - before, links(root)) == (6, 0)
         for each in taken:
             assert read(each) == "cat"
@@ -244,7 +246,7 @@ def test_where_no_link_can_be_made_the_descriptor_is_kept(
 
 
 def test_close_removes_links_that_are_still_held(narrow: Volume, root: Path, cat: Path) -> None:
-    taken = [narrow.take(str(cat)) for _ in range(5)]
+    taken = [take(narrow, str(cat)) for _ in range(5)]
     narrow.close()
     assert os.listdir(root) == ["output"]
     for each in taken[:3]:
@@ -295,3 +297,39 @@ def test_a_symlink_in_the_place_of_a_workspace_is_removed_and_not_followed(
     volume.remove_workspace(workspace, ["secret"])
     assert os.listdir(root / OWN_DIRECTORY / "fragments") == []
     assert (outside / "secret").read_text() == "secret"
+
+
+def test_the_files_of_a_result_may_be_in_several_directories(root: Path, volume: Volume) -> None:
+    paths = [
+        write(root / where / f"{number}", f"{where}/{number}")
+        for number, where in enumerate(("a", "a", "a/b", "c", "a"))
+    ]
+    taken: list[TakenFile] = []
+    volume.take(map(str, paths), taken)
+    assert [read(each) for each in taken] == [str(path.relative_to(root)) for path in paths]
+    volume.remove_results(taken)
+    assert not any(path.exists() for path in paths)
+
+
+def test_a_directory_that_is_swapped_between_two_results_is_walked_to_anew(
+    root: Path, volume: Volume
+) -> None:
+    first = take(volume, str(write(root / "output" / "cat", "first")))
+    (root / "output").rename(root / "elsewhere")
+    second = take(volume, str(write(root / "output" / "cat", "second")))
+    assert read(second) == "second"
+    remove_result(volume, first)
+    assert (root / "elsewhere" / "cat").exists()
+    assert (root / "output" / "cat").exists()
+
+
+def test_what_was_taken_before_a_refused_file_is_told(root: Path, volume: Volume) -> None:
+    taken: list[TakenFile] = []
+    before = open_files()
+    cat, dog = (str(write(root / "output" / name, name)) for name in ("cat", "dog"))
+    with pytest.raises(PathRefused, match="cannot be opened"):
+        volume.take([cat, dog, str(root / "output" / "absent"), cat], taken)
+    assert [each.path for each in taken] == ["output/cat", "output/dog"]
+    for each in taken:
+        volume.release(each)
+    assert open_files() == before
