@@ -13,7 +13,7 @@ import trio
 from manager import serve_answers, watch
 from peers import LINEAGE, PIPELINE, RESULTS, open_broker, open_store, steps
 
-from iterum_sidecar.for_each import for_each
+from iterum_sidecar.file_turns import FileTurns
 from iterum_sidecar.messages import RemoteFile, RemoteFragment, RemoteMetadata, encode_message
 from iterum_sidecar.patience import Patience
 from iterum_sidecar.stores.port import StoreError, StoreUnavailable
@@ -69,7 +69,7 @@ async def store_files(store: S3Store, files: list[Path]) -> None:
             descriptor = file.fileno()
             await store.put(BUCKET, key_of(path), descriptor, os.fstat(descriptor).st_size)
 
-    await for_each(files, upload, at_a_time=UPLOADS, refusal=StoreError)
+    await FileTurns(UPLOADS, UPLOADS).for_each(files, upload, refusal=StoreError)
 
 
 def fragments(files: list[Path], copies: int) -> Iterator[RemoteFragment]:

@@ -19,7 +19,7 @@ from tests.unit.row_with_faults import FaultyStore, finished, id_of, sidecar_wit
 from tests.unit.row_with_little import fail_for, join_step, messages, put, run, run_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from iterum_sidecar.stores.port import Admit
@@ -111,10 +111,15 @@ async def test_no_descriptor_for_a_result_is_waited_for_while_others_hold_some(
     """The store may be away for hours: what is stored by then gives its descriptor back."""
     sound = Volume.take
 
-    def take(volume: Volume, path: str, allowed: Collection[str] = ()) -> TakenFile:
+    def take(
+        volume: Volume,
+        paths: Iterable[str],
+        taken: list[TakenFile],
+        allowed: Collection[str] = (),
+    ) -> None:
         if volume.holds_results:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return sound(volume, path, allowed)
+        sound(volume, paths, taken, allowed)
 
     monkeypatch.setattr(Volume, "take", take)
     async with temporary_row() as row:
