@@ -1,6 +1,6 @@
 """Drive a sidecar through the loads and print what each took. See README.md.
 
-python -m benchmarks.journey [--load NAME] [--runs N] [--versus 'COMMAND'] [--tls] [--json FILE]
+python -m benchmarks.journey [--load NAME] [--runs N] [--volumes DIR] [--versus 'COMMAND'] [--tls] [--json FILE]
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="each command over TLS too, in turn with itself without; ratios are printed too",
     )
+    parser.add_argument(
+        "--volumes",
+        type=Path,
+        help="a directory of the file system that the volumes are to be on (default: in memory)",
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures of every run")
     return parser.parse_args()
 
@@ -131,7 +136,9 @@ def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[st
             runs: dict[str, list[Run]] = {label: [] for label in contenders}
             for _ in range(options.runs):
                 for label, (command, store) in contenders.items():
-                    runs[label].append(measure(load, command, broker, store, directory))
+                    runs[label].append(
+                        measure(load, command, broker, store, directory, options.volumes)
+                    )
             medians = {label: middle(done) for label, done in runs.items()}
             for label, median in medians.items():
                 print(row(load.name, label, median), flush=True)

@@ -122,14 +122,23 @@ def faults_of(
     return tuple(faults)
 
 
-def measure(load: Load, command: str, broker: RabbitMQ, store: ObjectStore, directory: Path) -> Run:
+def measure(
+    load: Load,
+    command: str,
+    broker: RabbitMQ,
+    store: ObjectStore,
+    directory: Path,
+    volumes: Path | None = None,
+) -> Run:
     """Run one load through one sidecar, started by a shell-like command, with a step beside it.
 
-    With a store that speaks TLS, the sidecar speaks it with the broker too.
+    With a store that speaks TLS, the sidecar speaks it with the broker too. The volume is a directory in `volumes`, or else in `directory`.
     """
     assert store.directory is not None
     with contextlib.ExitStack() as stack:
-        volume = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="v-", dir=directory)))
+        volume = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="v-", dir=volumes or directory))
+        )
         step = make_step(volume)
         queues = stack.enter_context(connected(broker.url))
         manager = stack.enter_context(running_manager(finished=True))
