@@ -24,7 +24,7 @@ from iterum_sidecar.amqp.errors import (
 from iterum_sidecar.amqp.handshake import Agreement, Handshake
 from iterum_sidecar.amqp.link import Link
 from iterum_sidecar.amqp.methods import spec_name
-from iterum_sidecar.amqp.plain_stream import READ_SIZE, PlainStream
+from iterum_sidecar.amqp.socket_stream import READ_SIZE, SocketStream
 from iterum_sidecar.amqp.transport import StreamFactory, open_stream
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Connection:
 
     async def _read(self) -> None:
         stream = self._stream
-        plain = stream if isinstance(stream, PlainStream) else None
+        prompt = stream if isinstance(stream, SocketStream) else None
         try:
             self._dispatch(self._early_frames)
             while True:
@@ -162,10 +162,10 @@ class Connection:
                     return
                 self._chunks_received += 1
                 self._dispatch(self._reader.feed(bytes(data)))
-                if plain is not None:
+                if prompt is not None:
                     # It gives nobody else a turn. A short read was all there is, so that to ask before there is more would be in vain.
                     if len(data) < READ_SIZE:
-                        await plain.wait_readable()
+                        await prompt.wait_readable()
                     else:
                         await trio.lowlevel.checkpoint()
         except ProtocolViolation as error:

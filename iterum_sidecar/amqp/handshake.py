@@ -21,7 +21,7 @@ from iterum_sidecar.amqp.errors import (
     ProtocolViolation,
 )
 from iterum_sidecar.amqp.methods import spec_name
-from iterum_sidecar.amqp.plain_stream import READ_SIZE
+from iterum_sidecar.amqp.socket_stream import READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from iterum_sidecar.amqp.errors import ConnectError
-from iterum_sidecar.amqp.plain_stream import PlainStream
+from iterum_sidecar.amqp.socket_stream import SocketStream, wrap
 
 if TYPE_CHECKING:
     from iterum_sidecar.amqp.parameters import ConnectionParameters
@@ -35,25 +35,24 @@ async def open_stream(
     except OSError as error:
         raise ConnectError(f"cannot connect to {host}:{port}: {error}") from error
     # Trio has set TCP_NODELAY; from here on it need not know the socket.
-    tcp_stream = PlainStream(socket.socket(fileno=opened.socket.detach()))
+    sock = socket.socket(fileno=opened.socket.detach())
     if ssl_context is None:
-        return tcp_stream
-    tls_stream = trio.SSLStream(
-        tcp_stream,
-        ssl_context,
-        server_hostname=parameters.server_name or host,
-        https_compatible=True,
-    )
+        return SocketStream(sock)
     try:
-        await tls_stream.do_handshake()
+        stream = wrap(sock, ssl_context, parameters.server_name or host)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        await stream.shake_hands()
     except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(tcp_stream)
+        await trio.aclose_forcefully(stream)
         reason = error.__cause__ or error
         refused = isinstance(reason, ssl.SSLCertVerificationError)
         raise ConnectError(
             f"cannot speak TLS with {host}:{port}: {reason}", retryable=not refused
         ) from error
     except BaseException:
-        await trio.aclose_forcefully(tcp_stream)
+        await trio.aclose_forcefully(stream)
         raise
-    return tls_stream
+    return stream

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from iterum_sidecar.amqp import ConnectError, ConnectionParameters, open_stream
-from iterum_sidecar.amqp.plain_stream import PlainStream
+from iterum_sidecar.amqp.socket_stream import SocketStream
 
 
 async def test_a_stream_goes_to_the_host_and_port_of_the_url() -> None:
@@ -16,7 +16,7 @@ async def test_a_stream_goes_to_the_host_and_port_of_the_url() -> None:
     port = listener.socket.getsockname()[1]
     parameters = ConnectionParameters(host="127.0.0.1", port=port)
     async with listener, await open_stream(parameters, None) as stream:
-        assert isinstance(stream, PlainStream)
+        assert isinstance(stream, SocketStream)
         assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         async with await listener.accept() as other:
             await other.send_all(b"hello")
