@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +22,7 @@ from iterum_sidecar.stores.http1 import (
     ShortBody,
 )
 from iterum_sidecar.stores.transport import (
+    CHUNK,
     ConnectFailed,
     ConnectionLost,
     Deadlines,
@@ -457,3 +461,25 @@ async def test_a_server_without_tls() -> None:
         with pytest.raises(ConnectFailed, match="TLS"):
             await connect(LOCAL, port, ssl.create_default_context(), PATIENT)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_large_body_waits_for_no_mark_of_trios() -> None:
+    """Trio's 16 KiB of what may wait to be sent (TCP_NOTSENT_LOWAT) would cut each body into pieces of that size."""
+    async with scripted(answer(200)) as server, connected(server.port) as connection:
+        sock = connection._transport._socket
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 0
+
+
+async def test_a_connection_that_has_read_nothing_takes_little_memory() -> None:
+    """Its buffer is for large bodies, and the kernel gives each page of it when it is first touched."""
+    async with scripted(answer(200)) as server:
+        transport = await connect(LOCAL, server.port, None, PATIENT)
+        before = resident_bytes()
+        kept = [Connection(transport, PATIENT) for _ in range(100)]
+        assert resident_bytes() - before < len(kept) * CHUNK / 4
+        transport.close()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
