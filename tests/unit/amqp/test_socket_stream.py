@@ -105,7 +105,9 @@ async def test_who_waits_learns_of_our_own_close() -> None:
 async def test_who_needs_the_other_direction_does_not_get_in_its_way() -> None:
     """As when the peer asks for new keys while the socket is full: to read, something must be written first."""
     with pair() as (stream, other), trio.fail_after(10):
-        answers = iter([ssl.SSLWantWriteError(), ssl.SSLWantWriteError(), b"read"])
+        answers: Iterator[Exception | bytes] = iter(
+            [ssl.SSLWantWriteError(), ssl.SSLWantWriteError(), b"read"]
+        )
 
         def read() -> bytes:
             answer = next(answers)
