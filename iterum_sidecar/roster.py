@@ -147,7 +147,7 @@ class Roster(Generic[DeliveryT, WorkT]):
         """
         vacant = self._vacant
         fruitless = 0
-        while fruitless < len(vacant) and not self.closed:
+        while (self._ready or self._suspects) and fruitless < len(vacant) and not self.closed:
             seat = vacant[0]
             if not seat.has_room():
                 vacant.popleft().listed = False

@@ -191,7 +191,7 @@ class Handout:
             self._reconsider()
 
     def _dispatch(self) -> None:
-        if self._hangs.is_ending or not self._roster.waiting:
+        if self._hangs.is_ending:
             return
         for seat, entry in self._roster.assign(trio.current_time(), self._fits):
             self._ledger.hand_out(entry)
