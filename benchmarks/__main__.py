@@ -11,14 +11,13 @@ import argparse
 import datetime as dt
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.bench import open_bench
+from benchmarks.bench import clean_up_when_told_to_stop, open_bench
 from benchmarks.machine import describe_machine, versions_of
 from benchmarks.measure import LOADS
 from benchmarks.results import FLOOR, Results
@@ -119,8 +118,7 @@ def take(options: argparse.Namespace) -> Results:
 def main() -> None:
     """Measure what the command line asks for; end with 1 when something of ours was not as it should be."""
     options = arguments()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     try:
         results = take(options)
     except RabbitMQMissing as error:

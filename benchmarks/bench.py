@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from testbed.object_stores import ObjectStore
     from testbed.rabbitmq import RabbitMQ
 
-__all__ = ["MEMORY", "Bench", "open_bench"]
+__all__ = ["Bench", "clean_up_when_told_to_stop", "directory_in_memory", "open_bench"]
 
 MEMORY = Path("/dev/shm")
 
@@ -51,15 +53,23 @@ class Bench:
         return f"bench-{next(self._numbers)}"
 
 
+def clean_up_when_told_to_stop() -> None:
+    """Let SIGTERM end this program as an error would: what it has started ends, and its files are removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @contextlib.contextmanager
-def open_bench() -> Iterator[Bench]:
-    """Make a directory, in memory where there is such a place; in the end whatever was started ends, and all is removed."""
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None
-        ) as name,
-        contextlib.ExitStack() as stack,
-    ):
+def directory_in_memory() -> Iterator[Path]:
+    """Make a directory, in memory where there is such a place, and remove it in the end."""
+    parent = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as name:
         directory = Path(name)
         directory.chmod(0o755)  # RabbitMQ may run as another user
+        yield directory
+
+
+@contextlib.contextmanager
+def open_bench() -> Iterator[Bench]:
+    """Make a directory for all that is measured; in the end whatever was started ends, and all is removed."""
+    with directory_in_memory() as directory, contextlib.ExitStack() as stack:
         yield Bench(directory, stack)

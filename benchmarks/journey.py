@@ -10,13 +10,12 @@ import contextlib
 import dataclasses
 import json
 import shlex
-import signal
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bench import clean_up_when_told_to_stop, directory_in_memory
 from benchmarks.measure import LOADS, Load, Run, measure
 from testbed.object_stores import running_rclone
 from testbed.rabbitmq import RabbitMQMissing, running_rabbitmq
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from testbed.object_stores import ObjectStore
     from testbed.rabbitmq import RabbitMQ
 
-MEMORY = Path("/dev/shm")
 HEADING = (
     f"{'load':<10} {'command':<11} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
     f" {'to first s':>10} {'to exit s':>9}  verified"
@@ -101,11 +99,7 @@ def arguments() -> argparse.Namespace:
 def servers(*, tls: bool) -> Iterator[tuple[Path, RabbitMQ, list[ObjectStore]]]:
     """Run a broker, a store and, if asked for, one more over TLS (as the broker is then, on a port of its own)."""
     with contextlib.ExitStack() as stack:
-        parent = MEMORY if MEMORY.is_dir() else None
-        directory = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=parent))
-        )
-        directory.chmod(0o755)
+        directory = stack.enter_context(directory_in_memory())
         keys = None
         if tls:
             # Here, because nobody else needs what it needs.
@@ -155,8 +149,7 @@ def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[st
 def main() -> None:
     """Run the loads that the command line asks for; end with 1 when something was not as it should be."""
     options = arguments()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     loads = [load for load in LOADS if options.load is None or load.name in options.load]
     try:
         every = compare(options, loads)

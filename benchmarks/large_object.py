@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bench import clean_up_when_told_to_stop
 from benchmarks.journey import servers
 from benchmarks.scale.drive import Peers, pod
 from testbed.contents import content, make_bucket
@@ -194,8 +195,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=5, help="the object's size (default: 5)")
     parser.add_argument("--runs", type=int, default=1, help="runs of each (default: 1)")
     options = parser.parse_args()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     try:
         is_right = measure(int(options.gib * GIB), options.runs)
     except RabbitMQMissing as error:

@@ -11,15 +11,14 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bench import clean_up_when_told_to_stop, directory_in_memory
 from benchmarks.measure import POLL_SECONDS
 from testbed.contents import content
 from testbed.process import ProcessFailed, running
@@ -27,7 +26,6 @@ from testbed.process import ProcessFailed, running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MEMORY = Path("/dev/shm")
 PROGRAMS = Path(__file__).with_name("contenders")
 SIZE = 4 << 10
 CHANGED_EVERY = 100
@@ -254,10 +252,7 @@ def compare(everybody: list[Contender], files: int, runs: int) -> dict[str, dict
     every: dict[str, dict[str, list[Taken]]] = {
         each.name: {which: [] for which in PASSES} for each in everybody
     }
-    with tempfile.TemporaryDirectory(
-        prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None
-    ) as name:
-        directory = Path(name)
+    with directory_in_memory() as directory:
         # The first start of each, unmeasured: bytecode is written, Prefect makes its database.
         warm = Folder(directory / "one", 1)
         for each in everybody:
@@ -302,8 +297,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare as the command line asks; end with 1 when a result of ours was not as it should be."""
     options = arguments()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     everybody = contenders(options.others)
     names = [each.name for each in everybody]
     if unknown := set(options.only or []) - set(names):

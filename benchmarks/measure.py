@@ -88,6 +88,12 @@ def queue_inputs(load: Load, step: Step, store: ObjectStore, queues: Queues) -> 
     return numbers
 
 
+def files_left(volume: Path) -> int:
+    """Return how many files are on a volume, but for the sidecar's state: that stays, for whoever asks how it ended."""
+    state = volume / ".iterum-sidecar" / "state"
+    return sum(path.is_file() and path != state for path in volume.rglob("*"))
+
+
 def faults_of(
     load: Load,
     step: Step,
@@ -113,10 +119,8 @@ def faults_of(
         faults.append(f"{lineage} lineage messages")
     if remaining := queues.count(step.input_queue):
         faults.append(f"{remaining} messages left in the input queue")
-    # The sidecar's state stays, for whoever asks how it ended.
-    state = step.volume / ".iterum-sidecar" / "state"
-    if files := [path for path in step.volume.rglob("*") if path.is_file() and path != state]:
-        faults.append(f"{len(files)} files left in the volume")
+    if left := files_left(step.volume):
+        faults.append(f"{left} files left in the volume")
     if ended.code != 0:
         faults.append(f"exit code {ended.code}")
     return tuple(faults)

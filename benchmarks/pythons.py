@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.bench import clean_up_when_told_to_stop
 from benchmarks.journey import HEADING, middle, ratios, row, servers
 from benchmarks.measure import LOADS, Load, Run, measure
 from testbed.rabbitmq import RabbitMQMissing
@@ -81,8 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="a directory where the environments stay")
     options = parser.parse_args()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     names = options.load or DEFAULT_LOADS
     loads = [load for load in LOADS if load.name in names]
     with tempfile.TemporaryDirectory(prefix="pythons-") as temporary:

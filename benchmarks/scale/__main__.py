@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench import clean_up_when_told_to_stop
 from benchmarks.journey import servers
 from benchmarks.scale.curves import CURVES, Curve, Figures, Point, measure_curve, measure_start
 from benchmarks.scale.drive import Peers
@@ -113,8 +112,7 @@ def read(files: list[Path]) -> dict[str, list[Figures]]:
 def main() -> None:
     """Do what the command line asks for; end with 1 when something was not as it should be."""
     options = arguments()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     try:
         every = read(options.read) if options.read else measure(options)
     except RabbitMQMissing as error:

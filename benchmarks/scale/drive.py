@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.measure import files_left
 from benchmarks.scale.flood import flood
 from testbed.contents import content, make_bucket, put_directly
 from testbed.fragments import Queues, RemoteFragment, connected
@@ -219,9 +220,8 @@ def faults_of(
     except TimeoutError as error:
         yield str(error)
     for step, how in zip(steps, ended, strict=True):
-        state = step.volume / ".iterum-sidecar" / "state"
-        if files := [each for each in step.volume.rglob("*") if each.is_file() and each != state]:
-            yield f"{len(files)} files left in the volume"
+        if left := files_left(step.volume):
+            yield f"{left} files left in the volume"
         if how.code != (0 if counted else STOPPED):
             yield f"exit code {how.code}"
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
-import sys
 
 import msgspec
 
-from benchmarks.bench import open_bench
+from benchmarks.bench import clean_up_when_told_to_stop, open_bench
 from benchmarks.results import Row
 from benchmarks.stages.catalogue import STAGES, stage_named
 from benchmarks.stages.measuring import run_once
@@ -33,8 +31,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the one; end with 1 when something was not as it should be."""
     options = arguments()
-    # So that everything is cleaned up when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    clean_up_when_told_to_stop()
     stage = stage_named(options.stage)
     try:
         contender = stage.contender(options.contender)
