@@ -15,9 +15,9 @@ from __future__ import annotations
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-import httptools
 import trio
 
+from .parsing import BadAnswer, Parsing
 from .transport import CHUNK, YIELD_EVERY, ConnectionLost, NoAnswer, TransportError
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ HEAD_LIMIT: Final = 64 * 1024
 # A body that is kept in memory: a page of a listing. 1,000 keys of 1,024 bytes, each byte
 # percent-encoded, are 3 MiB; nothing else that is wanted comes near.
 KEPT_LIMIT: Final = 8 * 1024 * 1024
-
-
-class BadAnswer(TransportError):
-    """What came is not an HTTP answer, or not one that may be sent to us."""
-
-    code = "BadAnswer"
 
 
 class ShortBody(TransportError):
@@ -115,87 +109,6 @@ class Answer:
 
 
 @final
-class _Parsing:
-    """What httptools reports about one answer, interim answers (1xx) left out."""
-
-    __slots__ = (
-        "complete",
-        "headers",
-        "is_head",
-        "keep_alive",
-        "overrun",
-        "parser",
-        "pieces",
-        "status",
-    )
-
-    def __init__(self, is_head: bool) -> None:
-        self.is_head = is_head
-        self.headers: dict[bytes, bytes] = {}
-        self.status = 0
-        self.pieces: list[bytes] = []
-        self.complete = False
-        self.keep_alive = False
-        self.overrun = False
-        self.parser = httptools.HttpResponseParser(self)
-
-    def release(self) -> None:
-        """Let go of the parser, which holds our methods: a cycle would keep each body for the GC."""
-        del self.parser
-
-    @property
-    def chunked(self) -> bool:
-        """Whether the body tells its own end."""
-        return self.headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
-
-    def feed(self, data: memoryview) -> None:
-        """Parse what came.
-
-        Raises:
-            BadAnswer.
-        """
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as error:
-            raise BadAnswer("the server wants to speak another protocol") from error
-        except httptools.HttpParserError as error:
-            if not self.complete:
-                raise BadAnswer(f"not an HTTP answer: {error}") from error
-            self.overrun = True
-
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self.overrun = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes after the body (trailers) is nobody's concern, and must not take the place of what the head said.
-        if not self.complete and not self.status:
-            self.headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        if self.complete:
-            return
-        status = self.parser.get_status_code()
-        if status >= 200:
-            self.status = status
-            # The parser forgets the Connection header as soon as the message is complete.
-            self.keep_alive = self.parser.should_keep_alive()
-            self.complete = self.is_head
-
-    def on_body(self, data: bytes) -> None:
-        if self.complete:
-            self.overrun = True
-        else:
-            self.pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        if self.status:
-            self.complete = True
-        else:
-            self.headers.clear()
-
-
-@final
 class Connection:
     """Carries one request at a time over a transport.
 
@@ -253,14 +166,14 @@ class Connection:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.reusable = self.answer_begun = False
         lost = await self._send(request)
-        parsing = _Parsing(request.is_head)
+        parsing = Parsing(request.is_head)
         try:
             return await self._receive(request, parsing, lost)
         finally:
             parsing.release()
 
     async def _receive(
-        self, request: Request, parsing: _Parsing, lost: ConnectionLost | None
+        self, request: Request, parsing: Parsing, lost: ConnectionLost | None
     ) -> Answer:
         seconds = request.answer_seconds
         if seconds is None:
@@ -298,7 +211,7 @@ class Connection:
             return error
         return None
 
-    async def _receive_head(self, parsing: _Parsing, seconds: float) -> None:
+    async def _receive_head(self, parsing: Parsing, seconds: float) -> None:
         watch = self._watch
         if watch is not None and watch.is_kept:
             watch.begin(self, trio.current_time() + seconds)
@@ -316,7 +229,7 @@ class Connection:
                 return
         raise NoAnswer(f"no answer within {seconds:.3g} s")
 
-    async def _read_head(self, parsing: _Parsing, seconds: float) -> None:
+    async def _read_head(self, parsing: Parsing, seconds: float) -> None:
         # An answer cannot be here before its request was worked on: wait first, then read.
         await self._transport.until_readable()
         received = 0
@@ -331,7 +244,7 @@ class Connection:
             received += count
             parsing.feed(room[:count])
 
-    async def _receive_body(self, sink: Sink | None, answer: Answer, parsing: _Parsing) -> None:
+    async def _receive_body(self, sink: Sink | None, answer: Answer, parsing: Parsing) -> None:
         if sink is not None and answer.status == 200:
             await self._receive_into(sink, answer, parsing)
         else:
@@ -339,7 +252,7 @@ class Connection:
             await self._receive_into(kept, answer, parsing)
             answer.body = bytes(kept.data)
 
-    async def _receive_into(self, sink: Sink, answer: Answer, parsing: _Parsing) -> None:
+    async def _receive_into(self, sink: Sink, answer: Answer, parsing: Parsing) -> None:
         sink.begin(answer)
         announced = answer.headers.get(b"content-length")
         if parsing.complete or announced is None:
@@ -347,7 +260,7 @@ class Connection:
         else:
             await self._receive_announced(sink, parsing, int(announced))
 
-    async def _receive_announced(self, sink: Sink, parsing: _Parsing, size: int) -> None:
+    async def _receive_announced(self, sink: Sink, parsing: Parsing, size: int) -> None:
         """Pass on a body of known length in whole buffers, so that small ones are written once."""
         buffer = self._buffer
         filled = 0
@@ -371,7 +284,7 @@ class Connection:
                 await trio.lowlevel.checkpoint()
         parsing.complete = True
 
-    async def _receive_parsed(self, sink: Sink, parsing: _Parsing) -> None:
+    async def _receive_parsed(self, sink: Sink, parsing: Parsing) -> None:
         """Pass on a body that is here already, is chunked, or goes on until the peer closes."""
         received = idle = 0
         while True:

@@ -3,7 +3,7 @@
 The layers, from the wire up; each knows only the one below:
 
     transport      a socket that waits only when it must, a deadline for each wait
-    http1          one request and one answer on one connection
+    http1          one request and one answer on one connection       (parsing: no I/O; deadline_watch: one task for all)
     pool           connections kept, replaced and bounded
     client         addresses, signatures, errors, retries     (signature, answers, retries: no I/O)
     s3, multipart  what the requests mean                     (verification: no I/O)
