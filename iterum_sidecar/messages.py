@@ -379,7 +379,7 @@ def _check_names(names: list[str]) -> None:
     if len(names) == 1 and _is_plain(names[0]):
         return
     for number, name in enumerate(names):
-        problem = _name_problem(name)
+        problem = None if _is_plain(name) else _name_problem(name)
         if problem:
             raise MessageRefused(f"{problem} - at `$.files[{number}].name`")
     if len(names) > 1:

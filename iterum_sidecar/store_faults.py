@@ -232,7 +232,7 @@ class Trial:
         self._began = trio.current_time()
         self._asked_before: float | None = None
         """When it was asked for in vain the last time."""
-        self._backoff = Backoff()
+        self._backoff: Backoff | None = None
         self._made_own_bucket = False
         self._refusals = self._failures = 0
         self._failing_since = self._began
@@ -277,7 +277,7 @@ class Trial:
             self._refusals += 1
             if self._refusals >= REFUSALS_BELIEVED:
                 return True
-            await trio.sleep(self._backoff.next())
+            await self._pause()
         else:
             await self._faults.wait_with_kind(error, self._way, self._bucket)
         return False
@@ -300,8 +300,13 @@ class Trial:
                 failing_seconds=round(now - self._failing_since),
             )
         retry_after = error.retry_after if isinstance(error, StoreUnavailable) else None
-        await trio.sleep(self._backoff.next(retry_after))
+        await self._pause(retry_after)
         return False
+
+    async def _pause(self, retry_after: float | None = None) -> None:
+        if self._backoff is None:  # nearly no object ever fails
+            self._backoff = Backoff()
+        await trio.sleep(self._backoff.next(retry_after))
 
 
 def _reason(error: StoreError) -> str:

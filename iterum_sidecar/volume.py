@@ -21,7 +21,7 @@ import stat
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from iterum_sidecar.exit_codes import VolumeUnusable
 from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
@@ -57,11 +57,30 @@ class PathRefused(ValueError):
     """A path of a result cannot be taken: it leads out of the volume, or to nothing that is a regular file."""
 
 
-class Workspace(NamedTuple):
-    """The directory of one fragment: its name among the others, and its path as both containers see it."""
+class Workspace:
+    """The directory of one fragment: its name among the others, and its path as both containers see it.
 
-    name: str
-    path: str
+    It is opened for the first of its files, and stays open for the others until `rest`.
+    """
+
+    __slots__ = ("_directory", "name", "path")
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+        self._directory: int | None = None
+
+    def open(self, fragments: int) -> int:
+        """Return its descriptor, which is valid until `rest`; `fragments` is that of the directory in which it is."""
+        if self._directory is None:
+            self._directory = os.open(self.name, OPEN_DIRECTORY, dir_fd=fragments)
+        return self._directory
+
+    def rest(self) -> None:
+        """Give back the descriptor while no file is made. Calling it again changes nothing."""
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            os.close(directory)
 
 
 class TakenFile:
@@ -251,7 +270,7 @@ class Volume:
         return Workspace(name, f"{self.root.rstrip('/')}/{OWN_DIRECTORY}/fragments/{name}")
 
     def create_file(self, workspace: Workspace, name: str) -> int:
-        """Create a file of a fragment, its directories too, and return its descriptor for writing.
+        """Create a file of a fragment, its directories too, and return its descriptor for writing; `Workspace.rest` is due after the last.
 
         Raises:
             OSError: a name longer than the file system takes (ENAMETOOLONG), a full disk.
@@ -262,26 +281,32 @@ class Volume:
         if not {"", ".", ".."}.isdisjoint(parts):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
         try:
-            directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
+            top = directory = workspace.open(self._fragments)
         except (FileNotFoundError, NotADirectoryError):
             raise self._own_is_gone() from None
         try:
             for parent in parents:
                 inner = self._make_directory(parent, directory)
-                os.close(directory)
+                if directory != top:
+                    os.close(directory)
                 directory = inner
             return os.open(last, _NEW_FILE, 0o666, dir_fd=directory)
+        except FileNotFoundError:
+            raise self._own_is_gone() from None
         finally:
-            os.close(directory)
+            if directory != top:
+                os.close(directory)
 
     def remove_workspace(self, workspace: Workspace, names: list[str]) -> None:
         """Remove the directory of a fragment with everything in it; `names` are the files that we put there."""
+        workspace.rest()
         self._remove_postponed()
         try:
-            if len(names) == 1 and "/" not in names[0]:
+            if not any("/" in name for name in names):
                 directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
                 try:
-                    os.unlink(names[0], dir_fd=directory)
+                    for name in names:
+                        os.unlink(name, dir_fd=directory)
                 finally:
                     os.close(directory)
             os.rmdir(workspace.name, dir_fd=self._fragments)

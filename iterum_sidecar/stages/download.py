@@ -156,9 +156,12 @@ class Download:
         if message is None:
             raise AssertionError(f"{entry!r} has no files")
         workspace = entry.work.workspace = await self._make_workspace()
-        await self._turns.for_each(
-            message.files, partial(self._fetch, share, workspace), refusal=_FragmentStopped
-        )
+        try:
+            await self._turns.for_each(
+                message.files, partial(self._fetch, share, workspace), refusal=_FragmentStopped
+            )
+        finally:
+            workspace.rest()
 
     async def _make_workspace(self) -> Workspace:
         while True:
@@ -224,6 +227,7 @@ class Download:
                 return self._volume.create_file(workspace, file.name)
             except OSError as error:
                 want = error
+            workspace.rest()
             await self._wait_for_room(want, file, room, path)
 
     # -- what is short

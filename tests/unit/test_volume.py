@@ -66,6 +66,7 @@ def put_input(volume: Volume, name: str = "in.txt") -> tuple[str, str]:
     descriptor = volume.create_file(workspace, name)
     os.write(descriptor, b"input")
     os.close(descriptor)
+    workspace.rest()
     return workspace.name, f"{workspace.path}/{name}"
 
 

@@ -55,6 +55,26 @@ def left(root: Path) -> list[str]:
     return sorted(path.name for path in (root / OWN_DIRECTORY / "fragments").iterdir())
 
 
+def open_directories(root: Path) -> list[str]:
+    """Where this process has directories open below `root`."""
+    listed = (f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd"))
+    targets = [os.readlink(each) for each in listed if os.path.lexists(each)]
+    return sorted(each for each in targets if each.startswith(f"{root}/") and os.path.isdir(each))
+
+
+def test_a_workspace_is_open_from_its_first_file_until_it_rests(volume: Volume, root: Path) -> None:
+    before = open_directories(root)
+    workspace = fill(volume, "a", "deep/deeper/b", "deep/c")
+    assert open_directories(root) == sorted([*before, workspace.path])
+    for _ in range(2):
+        workspace.rest()
+        assert open_directories(root) == before
+    os.close(volume.create_file(workspace, "d"))
+    volume.remove_workspace(workspace, ["a", "deep/deeper/b", "deep/c", "d"])
+    assert open_directories(root) == before
+    assert left(root) == []
+
+
 def test_a_fragment_s_files_that_cannot_be_removed_now_are_removed_with_the_next(
     volume: Volume, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,3 +161,14 @@ def test_who_finds_our_directory_gone_is_told_whose_it_is(
         with pytest.raises(VolumeUnusable, match=r"\.iterum-sidecar was removed"):
             volume.make_workspace()
     assert sorted(os.listdir(outside)) == ["secret", "volume"]
+
+
+@pytest.mark.parametrize("name", ["b", "deep/b"])
+def test_who_finds_a_workspace_gone_while_it_is_filled_is_told_whose_it_was(
+    volume: Volume, name: str
+) -> None:
+    workspace = volume.make_workspace()
+    os.close(volume.create_file(workspace, "a"))
+    shutil.rmtree(workspace.path)
+    with pytest.raises(VolumeUnusable, match=r"\.iterum-sidecar was removed, or something in it"):
+        volume.create_file(workspace, name)
