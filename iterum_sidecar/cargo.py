@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from iterum_sidecar.messages import RemoteFragment, Result
     from iterum_sidecar.roster import Roster
     from iterum_sidecar.telemetry.stage_times import Stage
-    from iterum_sidecar.volume import TakenFile, Workspace
+    from iterum_sidecar.volume import TakenFile, Volume, Workspace
     from iterum_sidecar.volume_budget import Share
 
 __all__ = [
@@ -46,6 +46,14 @@ class FragmentCargo:
     since: float = 0.0
     """When it came to its stage, and in `began` when it was let in (`telemetry/stage_times.py`)."""
     began: float = 0.0
+
+    def remove_files(self, volume: Volume) -> None:
+        """Remove its files from the volume. Calling it again changes nothing."""
+        if self.workspace is None or self.message is None:
+            return
+        names = [file.name for file in self.message.files]
+        volume.remove_workspace(self.workspace, names, self.share.held if self.share else 0)
+        self.workspace = None
 
 
 # A delivery is whatever the broker in use makes of it.

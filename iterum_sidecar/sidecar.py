@@ -294,6 +294,7 @@ class Sidecar:
         async with trio.open_nursery() as around:
             around.start_soon(handout.serve, to_collect)
             around.start_soon(self._prepare_store, volume)
+            around.start_soon(volume.large_files.keep_closing)
             await self._work(volume, outputs, handout, partings)
             around.cancel_scope.cancel("the work is over")
 

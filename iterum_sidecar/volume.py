@@ -24,6 +24,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from iterum_sidecar.exit_codes import VolumeUnusable
+from iterum_sidecar.large_files import LARGE, LargeFiles
 from iterum_sidecar.messages import MAX_LOCAL_PATH_BYTES
 from iterum_sidecar.removal import OPEN_DIRECTORY, remove_tree
 from iterum_sidecar.telemetry.logs import get_log
@@ -112,8 +113,8 @@ class TakenFile:
             )
         except OSError:
             return False
-        self.release()
         self._results, self._link = results, name
+        self.rest()
         return True
 
     def open(self) -> int:
@@ -161,13 +162,15 @@ class TakenFile:
         """Whether it is held by a link, which does not count against the limit of open files."""
         return self._link is not None
 
-    def release(self) -> None:
+    def release(self, large_files: LargeFiles) -> None:
         """Let go of the file. Calling it again changes nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            large_files.close(descriptor, self.size)
         link, self._link = self._link, None
         if link is not None:
+            if self.size >= LARGE:
+                large_files.hold(link, self._results)
             # Whatever has been put there may be anything, or nothing any more.
             remove_tree(link, self._results)
 
@@ -188,6 +191,8 @@ class Volume:
             dict.fromkeys((root.rstrip("/") or "/", os.path.abspath(root), os.path.realpath(root)))
         )
         self._protected = protected
+        self.large_files = LargeFiles()
+        """Frees large ones in a thread, as long as somebody keeps it at that."""
         self._lives = count(1)
         self._links = count(1)
         self._told_of_left_overs = False
@@ -297,10 +302,13 @@ class Volume:
             if directory != top:
                 os.close(directory)
 
-    def remove_workspace(self, workspace: Workspace, names: list[str]) -> None:
-        """Remove the directory of a fragment with everything in it; `names` are the files that we put there."""
+    def remove_workspace(self, workspace: Workspace, names: list[str], size: int = 0) -> None:
+        """Remove the directory of a fragment with everything in it; `names` are the files that we put there, `size` their bytes."""
         workspace.rest()
         self._remove_postponed()
+        if size >= LARGE:
+            for name in names:
+                self.large_files.hold(f"{workspace.name}/{name}", self._fragments)
         try:
             if not any("/" in name for name in names):
                 directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
@@ -372,7 +380,7 @@ class Volume:
         if taken in self._held:
             self._held.discard(taken)
             self._descriptors_held -= not taken.is_link
-            taken.release()
+            taken.release(self.large_files)
 
     def remove_results(self, results: list[TakenFile]) -> None:
         """Remove the own path of each result, if it still leads to the file that was taken, and empty the list."""
@@ -396,6 +404,8 @@ class Volume:
         try:
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
             if _identity(status) == taken.identity:
+                if taken.size >= LARGE:
+                    self.large_files.hold(last, directory)
                 os.unlink(last, dir_fd=directory)
         except FileNotFoundError:
             pass  # gone already: what matters is that it was taken

@@ -146,7 +146,7 @@ class Download:
                 return
             except _GivesWay as way:
                 error, path = way.error, way.path
-            self._remove_files(entry)
+            entry.work.remove_files(self._volume)
             share.give_way()
             if error is not None:
                 await self._wait(error, path)
@@ -170,14 +170,6 @@ class Download:
             except OSError as error:
                 want = error
             await self._wait(want, self._volume.root)
-
-    def _remove_files(self, entry: FragmentEntry) -> None:
-        work = entry.work
-        if work.workspace is not None and work.message is not None:
-            self._volume.remove_workspace(
-                work.workspace, [file.name for file in work.message.files]
-            )
-            work.workspace = None
 
     # -- one file
 

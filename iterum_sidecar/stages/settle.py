@@ -170,13 +170,9 @@ class Settle:
             news.send_nowait(News.IDLE)
 
     def _clean(self, entry: FragmentEntry) -> None:
-        self._volume.remove_results(entry.work.results)
         work = entry.work
-        if work.workspace is not None and work.message is not None:
-            self._volume.remove_workspace(
-                work.workspace, [file.name for file in work.message.files]
-            )
-            work.workspace = None
+        self._volume.remove_results(work.results)
+        work.remove_files(self._volume)
         if work.share is not None:
             work.share.release()
             work.share = None

@@ -83,14 +83,15 @@ class RecordingVolume:
         self.removed += results
         results.clear()
 
-    def remove_workspace(self, workspace: object, names: list[str]) -> None:
-        self.removed.append((workspace, names))
+    def remove_workspace(self, workspace: object, names: list[str], size: int) -> None:
+        self.removed.append((workspace, names, size))
 
 
 class Share:
     """What a fragment's files hold of the volume's budget."""
 
     def __init__(self) -> None:
+        self.held = 7
         self.released = 0
 
     def release(self) -> None:
@@ -301,5 +302,5 @@ async def test_what_a_fragment_had_on_the_volume_goes_with_it_once(autojump_cloc
         for each in (entry, other):
             stage.ledger.done(each.fragment_id)
             stage.fallen.send_nowait(each)
-    assert stage.volume.removed == ["result", ("workspace", ["x"])]
+    assert stage.volume.removed == ["result", ("workspace", ["x"], 7)]
     assert share.released == 1

@@ -250,7 +250,7 @@ def test_close_removes_links_that_are_still_held(narrow: Volume, root: Path, cat
     narrow.close()
     assert os.listdir(root) == ["output"]
     for each in taken[:3]:
-        each.release()
+        each.release(narrow.large_files)
     assert cat.read_text() == "cat"
 
 

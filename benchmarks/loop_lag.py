@@ -1,0 +1,105 @@
+"""How long the sidecar's event loop goes without a look at its sockets. See README.md.
+
+python -m benchmarks.loop_lag [--runs N]
+
+An event loop that does one thing for long keeps all others waiting: heartbeats, deadlines, the other fragments. Rounds and steps are
+timed in the process itself (`watched.py`), which costs each some microseconds, so the rates are no figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.bench import clean_up_when_told_to_stop
+from benchmarks.journey import servers
+from benchmarks.measure import LOADS, Load, measure
+from testbed.rabbitmq import RabbitMQMissing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testbed.object_stores import ObjectStore
+    from testbed.rabbitmq import RabbitMQ
+
+WATCHED = (
+    *(load for load in LOADS if load.name != "unset"),
+    Load("many-files", 4, 5_000, 4 << 10, 100),
+    Load("very-large", 4, 1, 256 << 20, 100),
+)
+HEADING = (
+    f"{'load':<10} {'rounds':>7} {'median ms':>10} {'99 %':>7} {'99.9 %':>7} {'longest':>8}"
+    f"  {'longest step, CPU ms':<20}  where it had waited"
+)
+
+
+class Seen(NamedTuple):
+    """What one run has seen: the seconds of its rounds, and the longest steps with where they began."""
+
+    rounds: list[float]
+    steps: list[tuple[float, str]]
+
+
+def watch(
+    load: Load, broker: RabbitMQ, store: ObjectStore, directory: Path
+) -> tuple[Seen, tuple[str, ...]]:
+    """Run one load, and return what was seen and what was not as it should be."""
+    file = directory / "watched.json"
+    command = shlex.join([sys.executable, "-m", "benchmarks.watched", str(file)])
+    faults = measure(load, command, broker, store, directory).faults
+    seen = json.loads(file.read_text(encoding="utf-8"))
+    return Seen(seen["rounds"], [(seconds, where) for seconds, where in seen["steps"]]), faults
+
+
+def row(load: Load, runs: list[Seen]) -> str:
+    """Return one line of the table: of all rounds of all runs, but for the longest, which are medians of the runs."""
+    rounds = sorted(seconds * 1e3 for seen in runs for seconds in seen.rounds)
+    longest = statistics.median(max(seen.rounds) * 1e3 for seen in runs)
+    steps = sorted((seen.steps[0] for seen in runs), reverse=True)
+    seconds, where = steps[len(steps) // 2]
+    return (
+        f"{load.name:<10} {len(rounds) // len(runs):>7,} {rounds[len(rounds) // 2]:>10.2f}"
+        f" {rounds[len(rounds) * 99 // 100]:>7.2f} {rounds[len(rounds) * 999 // 1000]:>7.2f}"
+        f" {longest:>8.2f}  {seconds * 1e3:<20.2f}  {where}"
+    )
+
+
+def main() -> None:
+    """Run all loads; end with 1 when something was not as it should be."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loop_lag", description=__doc__)
+    parser.add_argument(
+        "--load",
+        action="append",
+        choices=[load.name for load in WATCHED],
+        help="a load to run (default: all; may be repeated)",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, help="runs of each load (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    clean_up_when_told_to_stop()
+    every: dict[str, None] = {}
+    try:
+        with servers(tls=False) as (directory, broker, stores):
+            print(HEADING)
+            for load in WATCHED:
+                if options.load is not None and load.name not in options.load:
+                    continue
+                runs = []
+                for _ in range(options.runs):
+                    seen, faults = watch(load, broker, stores[0], directory)
+                    runs.append(seen)
+                    every |= dict.fromkeys(f"{load.name}: {fault}" for fault in faults)
+                print(row(load, runs), flush=True)
+    except RabbitMQMissing as error:
+        raise SystemExit(str(error)) from None
+    if every:
+        raise SystemExit("\n".join(every))
+
+
+if __name__ == "__main__":
+    main()
