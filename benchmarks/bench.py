@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.pod import Peers
 from testbed.object_stores import running_rclone
 from testbed.rabbitmq import running_rabbitmq
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from testbed.object_stores import ObjectStore
     from testbed.rabbitmq import RabbitMQ
 
-__all__ = ["Bench", "clean_up_when_told_to_stop", "directory_in_memory", "open_bench"]
+__all__ = ["Bench", "clean_up_when_told_to_stop", "directory_in_memory", "open_bench", "servers"]
 
 MEMORY = Path("/dev/shm")
 
@@ -42,6 +43,11 @@ class Bench:
     def store(self) -> ObjectStore:
         """An S3 server that keeps objects as files, in `objects`."""
         return self._stack.enter_context(running_rclone(self.objects))
+
+    @property
+    def peers(self) -> Peers:
+        """Both. Raises RabbitMQMissing."""
+        return Peers(self.directory, self.broker, self.store)
 
     @property
     def objects(self) -> Path:
@@ -73,3 +79,25 @@ def open_bench() -> Iterator[Bench]:
     """Make a directory for all that is measured; in the end whatever was started ends, and all is removed."""
     with directory_in_memory() as directory, contextlib.ExitStack() as stack:
         yield Bench(directory, stack)
+
+
+@contextlib.contextmanager
+def servers(*, tls: bool = False) -> Iterator[list[Peers]]:
+    """Run a broker and a store, and with `tls` another store that speaks it, as the broker does on a port of its own.
+
+    Raises:
+        RabbitMQMissing.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(directory_in_memory())
+        keys = None
+        if tls:
+            # Here, because nobody else needs what it needs.
+            from testbed.tls import make_tls
+
+            keys = make_tls(directory / "tls")
+        broker = stack.enter_context(running_rabbitmq(directory / "rabbitmq", tls=keys))
+        stores = [stack.enter_context(running_rclone(directory / "objects"))]
+        if tls:
+            stores.append(stack.enter_context(running_rclone(directory / "objects-tls", tls=keys)))
+        yield [Peers(directory, broker, store) for store in stores]

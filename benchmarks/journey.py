@@ -6,25 +6,17 @@ python -m benchmarks.journey [--load NAME] [--runs N] [--volumes DIR] [--versus 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import shlex
 import statistics
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks.bench import clean_up_when_told_to_stop, directory_in_memory
+from benchmarks.bench import clean_up_when_told_to_stop, servers
 from benchmarks.measure import LOADS, Load, Run, measure
-from testbed.object_stores import running_rclone
-from testbed.rabbitmq import RabbitMQMissing, running_rabbitmq
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from testbed.object_stores import ObjectStore
-    from testbed.rabbitmq import RabbitMQ
+from benchmarks.pod import SIDECAR
+from testbed.process import ProcessFailed
+from testbed.rabbitmq import RabbitMQMissing
 
 HEADING = (
     f"{'load':<10} {'command':<11} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
@@ -66,7 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.journey", description=__doc__)
     parser.add_argument(
         "--command",
-        default=shlex.join([sys.executable, "-m", "iterum_sidecar", "run"]),
+        default=shlex.join(SIDECAR),
         help="the sidecar to measure (default: %(default)s)",
     )
     parser.add_argument(
@@ -95,44 +87,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextlib.contextmanager
-def servers(*, tls: bool) -> Iterator[tuple[Path, RabbitMQ, list[ObjectStore]]]:
-    """Run a broker, a store and, if asked for, one more over TLS (as the broker is then, on a port of its own)."""
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(directory_in_memory())
-        keys = None
-        if tls:
-            # Here, because nobody else needs what it needs.
-            from testbed.tls import make_tls
-
-            keys = make_tls(directory / "tls")
-        broker = stack.enter_context(running_rabbitmq(directory / "rabbitmq", tls=keys))
-        stores = [stack.enter_context(running_rclone(directory / "objects"))]
-        if tls:
-            stores.append(stack.enter_context(running_rclone(directory / "objects-tls", tls=keys)))
-        yield directory, broker, stores
-
-
 def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[str, list[Run]]]:
     """Run everything, printing as it goes; return all runs by load and command."""
     commands = {"sidecar": options.command}
     if options.versus:
         commands["versus"] = options.versus
     every: dict[str, dict[str, list[Run]]] = {}
-    with servers(tls=options.tls) as (directory, broker, stores):
+    with servers(tls=options.tls) as (*every_peers,):
         contenders = {
-            f"{label}{' tls' if store.tls else ''}": (command, store)
+            f"{label}{' tls' if peers.store.tls else ''}": (command, peers)
             for label, command in commands.items()
-            for store in stores
+            for peers in every_peers
         }
         print(HEADING)
         for load in loads:
             runs: dict[str, list[Run]] = {label: [] for label in contenders}
             for _ in range(options.runs):
-                for label, (command, store) in contenders.items():
-                    runs[label].append(
-                        measure(load, command, broker, store, directory, options.volumes)
-                    )
+                for label, (command, peers) in contenders.items():
+                    runs[label].append(measure(load, command, peers, options.volumes))
             medians = {label: middle(done) for label, done in runs.items()}
             for label, median in medians.items():
                 print(row(load.name, label, median), flush=True)
@@ -153,7 +125,7 @@ def main() -> None:
     loads = [load for load in LOADS if options.load is None or load.name in options.load]
     try:
         every = compare(options, loads)
-    except RabbitMQMissing as error:
+    except (RabbitMQMissing, ProcessFailed) as error:
         raise SystemExit(str(error)) from None
     if options.json:
         figures = {

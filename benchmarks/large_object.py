@@ -22,9 +22,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import clean_up_when_told_to_stop
-from benchmarks.journey import servers
-from benchmarks.scale.drive import Peers, pod
+from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.pod import pod, step_log
 from testbed.contents import content, make_bucket
 from testbed.fragments import RemoteFile, RemoteFragment, connected, new_id
 from testbed.manager import running_manager
@@ -34,6 +33,8 @@ from testbed.step import make_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from benchmarks.pod import Peers
 
 GIB = 1 << 30
 DENSE, EVERY = 1 << 20, 16 << 20
@@ -100,9 +101,9 @@ class Measurement:
             ended = process.wait(SECONDS)
         if ended.code != 0:
             raise SystemExit(f"{method}: {log.read_text(encoding='utf-8')}")
-        seconds = float(log.read_text(encoding="utf-8"))
+        seconds, cpu = map(float, log.read_text(encoding="utf-8").split())
         written = file if method == GET else self.objects / bucket / key
-        return Way(seconds, ended.cpu_seconds, ended.peak_memory, self._is_right(written))
+        return Way(seconds, cpu, ended.peak_memory, self._is_right(written))
 
     def by_line(self) -> dict[str, Way]:
         """Get the object into a file, and put it from there."""
@@ -139,7 +140,7 @@ class Measurement:
             begun = time.monotonic(), cpu_of(sidecar)
             file = RemoteFile("object.bin", self.key, names.input_bucket)
             queues.publish(names.input_queue, [RemoteFragment(new_id(), (file,)).body()])
-            told = step.volume.with_suffix(".step.log")
+            told = step_log(self.peers, step.volume)
             here = when(lambda: told.stat().st_size, "the step to have the object")
             there = when(lambda: queues.count(names.output_queue), "the output")
             sidecar.signal(signal.SIGTERM)
@@ -174,8 +175,8 @@ def row(way: str, by: str, ways: list[Way], size: int) -> str:
 
 def measure(size: int, runs: int) -> bool:
     """Measure both in turn and print the table; tell whether everything arrived as it was."""
-    with servers(tls=False) as (directory, broker, (store,)):
-        measurement = Measurement(Peers(directory, broker, store), size)
+    with servers() as (peers,):
+        measurement = Measurement(peers, size)
         # So that the store knows the object's hash, which it computes once.
         measurement.line(GET, measurement.names.input_bucket, measurement.key, Path(os.devnull))
         taken: list[dict[str, dict[str, Way]]] = [

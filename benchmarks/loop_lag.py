@@ -1,9 +1,9 @@
 """How long the sidecar's event loop goes without a look at its sockets. See README.md.
 
-python -m benchmarks.loop_lag [--runs N]
+python -m benchmarks.loop_lag [--load NAME] [--runs N]
 
 An event loop that does one thing for long keeps all others waiting: heartbeats, deadlines, the other fragments. Rounds and steps are
-timed in the process itself (`watched.py`), which costs each some microseconds, so the rates are no figures.
+timed in the process itself (`watched.py`), which takes a part of each round, some 5 us for each step, so the rates are no figures.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ import statistics
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.bench import clean_up_when_told_to_stop
-from benchmarks.journey import servers
+from benchmarks.bench import clean_up_when_told_to_stop, servers
 from benchmarks.measure import LOADS, Load, measure
+from testbed.process import ProcessFailed
 from testbed.rabbitmq import RabbitMQMissing
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from testbed.object_stores import ObjectStore
-    from testbed.rabbitmq import RabbitMQ
+    from benchmarks.pod import Peers
 
 WATCHED = (
     *(load for load in LOADS if load.name != "unset"),
@@ -38,29 +35,26 @@ HEADING = (
 
 
 class Seen(NamedTuple):
-    """What one run has seen: the seconds of its rounds, and the longest steps with where they began."""
+    """What one run has seen: the seconds of its rounds, and the longest step with where it began."""
 
     rounds: list[float]
-    steps: list[tuple[float, str]]
+    longest_step: tuple[float, str]
 
 
-def watch(
-    load: Load, broker: RabbitMQ, store: ObjectStore, directory: Path
-) -> tuple[Seen, tuple[str, ...]]:
+def observe(load: Load, peers: Peers) -> tuple[Seen, tuple[str, ...]]:
     """Run one load, and return what was seen and what was not as it should be."""
-    file = directory / "watched.json"
+    file = peers.directory / "watched.json"
     command = shlex.join([sys.executable, "-m", "benchmarks.watched", str(file)])
-    faults = measure(load, command, broker, store, directory).faults
+    faults = measure(load, command, peers).faults
     seen = json.loads(file.read_text(encoding="utf-8"))
-    return Seen(seen["rounds"], [(seconds, where) for seconds, where in seen["steps"]]), faults
+    return Seen(seen["rounds"], (seen["seconds"], seen["where"])), faults
 
 
 def row(load: Load, runs: list[Seen]) -> str:
     """Return one line of the table: of all rounds of all runs, but for the longest, which are medians of the runs."""
     rounds = sorted(seconds * 1e3 for seen in runs for seconds in seen.rounds)
     longest = statistics.median(max(seen.rounds) * 1e3 for seen in runs)
-    steps = sorted((seen.steps[0] for seen in runs), reverse=True)
-    seconds, where = steps[len(steps) // 2]
+    seconds, where = sorted(seen.longest_step for seen in runs)[len(runs) // 2]
     return (
         f"{load.name:<10} {len(rounds) // len(runs):>7,} {rounds[len(rounds) // 2]:>10.2f}"
         f" {rounds[len(rounds) * 99 // 100]:>7.2f} {rounds[len(rounds) * 999 // 1000]:>7.2f}"
@@ -82,23 +76,23 @@ def main() -> None:
     )
     options = parser.parse_args()
     clean_up_when_told_to_stop()
-    every: dict[str, None] = {}
+    faults: dict[str, None] = {}
     try:
-        with servers(tls=False) as (directory, broker, stores):
+        with servers() as (peers,):
             print(HEADING)
             for load in WATCHED:
                 if options.load is not None and load.name not in options.load:
                     continue
                 runs = []
                 for _ in range(options.runs):
-                    seen, faults = watch(load, broker, stores[0], directory)
+                    seen, found = observe(load, peers)
                     runs.append(seen)
-                    every |= dict.fromkeys(f"{load.name}: {fault}" for fault in faults)
+                    faults |= dict.fromkeys(f"{load.name}: {fault}" for fault in found)
                 print(row(load, runs), flush=True)
-    except RabbitMQMissing as error:
+    except (RabbitMQMissing, ProcessFailed) as error:
         raise SystemExit(str(error)) from None
-    if every:
-        raise SystemExit("\n".join(every))
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

@@ -6,23 +6,23 @@ import contextlib
 import dataclasses
 import shlex
 import shutil
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.pod import pod
 from testbed.contents import content, get_object, make_bucket
 from testbed.fragments import Message, Queues, RemoteFragment, connected, put_fragment
 from testbed.manager import running_manager
-from testbed.process import Exit, running
+from testbed.process import ProcessFailed
 from testbed.step import Step, make_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from benchmarks.pod import Peers
     from testbed.object_stores import ObjectStore
-    from testbed.rabbitmq import RabbitMQ
+    from testbed.process import Exit, Process
 
 POLL_SECONDS = 0.005
 RUN_SECONDS = 120
@@ -62,10 +62,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """When the first and the last output were seen in the queue, and when the sidecar had ended."""
+    """When the first and the last output were seen in the queue, and when the sidecar had ended; `seen` were there at the first look."""
 
     started: float
     first: float
+    seen: int
     last: float
     ended: float
 
@@ -126,72 +127,61 @@ def faults_of(
     return tuple(faults)
 
 
-def measure(
-    load: Load,
-    command: str,
-    broker: RabbitMQ,
-    store: ObjectStore,
-    directory: Path,
-    volumes: Path | None = None,
-) -> Run:
-    """Run one load through one sidecar, started by a shell-like command, with a step beside it.
+def watch(load: Load, sidecar: Process, output_queue: str, queues: Queues) -> tuple[Times, Exit]:
+    """Look at the output queue until all outputs are there, and then at the sidecar until it has ended.
 
-    With a store that speaks TLS, the sidecar speaks it with the broker too. The volume is a directory in `volumes`, or else in `directory`.
+    Raises:
+        ProcessFailed: it ended before, or takes longer than any run may.
     """
+    started = time.monotonic()
+    first = last = 0.0
+    seen = 0
+    while (ended := sidecar.poll()) is None or not last:
+        now = time.monotonic()
+        count = 0 if last else queues.count(output_queue)
+        if count and not first:
+            first, seen = now, count
+        last = last or (now if count >= load.fragments else 0.0)
+        if now - started > RUN_SECONDS or (ended is not None and not last):
+            how = "still ran" if ended is None else f"ended with {ended.code}"
+            raise ProcessFailed(
+                f"the sidecar {how} after {count} of {load.fragments} outputs\n{sidecar.last_lines()}"
+            )
+        time.sleep(POLL_SECONDS)
+    return Times(started, first, seen, last, time.monotonic()), ended
+
+
+def measure(load: Load, command: str, peers: Peers, volumes: Path | None = None) -> Run:
+    """Run one load through one sidecar, started by a shell-like command, with a step beside it; `pod` tells what the others are.
+
+    Raises:
+        ProcessFailed: it did not bring all outputs.
+    """
+    store = peers.store
     assert store.directory is not None
+    names = make_step(peers.directory)
     with contextlib.ExitStack() as stack:
-        volume = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="v-", dir=volumes or directory))
-        )
-        step = make_step(volume)
-        queues = stack.enter_context(connected(broker.url))
+        queues = stack.enter_context(connected(peers.broker.url))
         manager = stack.enter_context(running_manager(finished=True))
-        numbers = queue_inputs(load, step, store, queues)
-        transformation = stack.enter_context(
-            running(
-                [sys.executable, "-m", "benchmarks.step"],
-                log=directory / "step.log",
-                environment=step.transformation_environment() | {"PATH": ""},
+        numbers = queue_inputs(load, names, store, queues)
+        step, sidecar = stack.enter_context(
+            pod(
+                peers,
+                names,
+                manager.url,
+                prefetch=load.prefetch,
+                command=shlex.split(command),
+                volumes=volumes,
             )
         )
-        # A Python that has made its directory has only the sockets left to wait for.
-        transformation.wait_until(
-            (volume / "output").is_dir, seconds=30, what="the step to be ready"
-        )
-        environment = step.sidecar_environment(
-            broker, store, manager_url=manager.url, prefetch=load.prefetch
-        )
-        if store.tls is not None:
-            environment["MQ_BROKER_URL"] = broker.tls_url
-            environment["SIDECAR_CA_FILE"] = str(store.tls.authority)
-        log = directory / "sidecar.log"
-        log.unlink(missing_ok=True)
-        started = time.monotonic()
-        sidecar = stack.enter_context(
-            running(
-                shlex.split(command), log=log, environment=environment | {"HOME": str(directory)}
-            )
-        )
-        first = last = 0.0
-        while (ended := sidecar.poll()) is None or not last:
-            now = time.monotonic()
-            count = 0 if last else queues.count(step.output_queue)
-            first = first or (now if count else 0.0)
-            last = last or (now if count >= load.fragments else 0.0)
-            if now - started > RUN_SECONDS or (ended is not None and not last):
-                how = "still ran" if ended is None else f"ended with {ended.code}"
-                raise SystemExit(
-                    f"the sidecar {how} after {count} of {load.fragments} outputs\n{sidecar.last_lines()}"
-                )
-            time.sleep(POLL_SECONDS)
-        times = Times(started, first, last, time.monotonic())
-        outputs = queues.take(step.output_queue)
+        times, ended = watch(load, sidecar, names.output_queue, queues)
+        outputs = queues.take(names.output_queue)
         faults = faults_of(load, step, store, numbers, outputs, queues, ended)
-        queues.delete(step.input_queue, step.output_queue, step.lineage_queue)
-        for bucket in (step.input_bucket, step.output_bucket):
+        queues.delete(names.input_queue, names.output_queue, names.lineage_queue)
+        for bucket in (names.input_bucket, names.output_bucket):
             shutil.rmtree(store.directory / bucket)
     return Run(
-        rate=(load.fragments - 1) / max(times.last - times.first, POLL_SECONDS),
+        rate=(load.fragments - times.seen) / max(times.last - times.first, POLL_SECONDS),
         cpu=ended.cpu_seconds / load.fragments,
         memory=ended.peak_memory,
         first_output=times.first - times.started,

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.bench import clean_up_when_told_to_stop
-from benchmarks.journey import HEADING, middle, ratios, row, servers
+from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.journey import HEADING, middle, ratios, row
 from benchmarks.measure import LOADS, Load, Run, measure
+from testbed.process import ProcessFailed
 from testbed.rabbitmq import RabbitMQMissing
 
 ROOT = Path(__file__).parent.parent
@@ -30,17 +31,18 @@ DEFAULT_LOADS = ("small", "ten-files")
 
 
 def make_environment(interpreter: str, directory: Path) -> tuple[str, str]:
-    """Make an environment with the package in it, unless it is there; return its version and its Python."""
+    """Make an environment, unless it is there, and put the package as it is now into it; return its version and its Python."""
     asked = subprocess.run([interpreter, "-c", VERSION], check=True, capture_output=True, text=True)
     version = asked.stdout.strip()
     environment = directory / version
     python = str(environment / "bin" / "python")
     if not environment.exists():
-        # Our own pip installs into it: an interpreter may have come without.
         subprocess.run([interpreter, "-m", "venv", "--without-pip", str(environment)], check=True)
-        pip = [sys.executable, "-m", "pip", "-qq", "--python", python]
-        subprocess.run([*pip, "install", "--only-binary=:all:", str(ROOT)], check=True)
-        subprocess.run([python, "-c", COMPILE], check=True)
+    # Our own pip installs into it: an interpreter may have come without.
+    install = [sys.executable, "-m", "pip", "-qq", "--python", python, "install"]
+    subprocess.run([*install, "--only-binary=:all:", str(ROOT)], check=True)
+    subprocess.run([*install, "--force-reinstall", "--no-deps", str(ROOT)], check=True)
+    subprocess.run([python, "-c", COMPILE], check=True)
     return version, python
 
 
@@ -48,7 +50,7 @@ def compare(pythons: dict[str, str], loads: list[Load], runs: int) -> bool:
     """Run every load with each in turn and print the table; tell whether everything was as it should be."""
     done: list[Run] = []
     first = next(iter(pythons))
-    with servers(tls=False) as (directory, broker, (store,)):
+    with servers() as (peers,):
         print(HEADING)
         for load in loads:
             taken: dict[str, list[Run]] = {version: [] for version in pythons}
@@ -56,7 +58,7 @@ def compare(pythons: dict[str, str], loads: list[Load], runs: int) -> bool:
                 for version, python in pythons.items():
                     # -P: the package that is installed there, not the one where we are.
                     command = shlex.join([python, "-P", "-m", "iterum_sidecar", "run"])
-                    taken[version].append(measure(load, command, broker, store, directory))
+                    taken[version].append(measure(load, command, peers))
             medians = {version: middle(each) for version, each in taken.items()}
             for version, median in medians.items():
                 print(row(load.name, version, median))
@@ -87,9 +89,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pythons-") as temporary:
         directory = (options.keep or Path(temporary)).resolve()
         pythons = dict(make_environment(each, directory) for each in options.interpreter)
+        if len(pythons) < len(options.interpreter):
+            raise SystemExit(
+                "two interpreters are of one version: measure them one after the other"
+            )
         try:
             is_right = compare(pythons, loads, options.runs)
-        except RabbitMQMissing as error:
+        except (RabbitMQMissing, ProcessFailed) as error:
             raise SystemExit(str(error)) from None
     if not is_right:
         raise SystemExit(1)

@@ -42,12 +42,7 @@ def journey_turns(bench: Bench, loads: Sequence[Load], commands: Mapping[str, st
 
 def _journey(bench: Bench, load: Load, command: str) -> Callable[[], tuple[Figures, Sequence[str]]]:
     def run() -> tuple[Figures, Sequence[str]]:
-        try:
-            taken = measure(load, command, bench.broker, bench.store, bench.directory)
-        except SystemExit as error:
-            if not isinstance(error.code, str):
-                raise  # we are told to stop
-            raise ProcessFailed(error.code) from None
+        taken = measure(load, command, bench.peers)
         figures = Figures(
             operations=load.fragments,
             cpu=taken.cpu * load.fragments,

@@ -13,36 +13,38 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import trio
 
 from iterum_sidecar.cli import main
 
-#: How many of the longest steps are kept.
-LONGEST = 5
+if TYPE_CHECKING:
+    from types import CodeType
 
 
-def place_of(task: trio.lowlevel.Task) -> str:
+def place_of(task: trio.lowlevel.Task) -> CodeType | str:
     """Return the function of the program in which a task waits, or has begun: the innermost that is not a library's."""
-    found = task.name
+    found: CodeType | str = task.name
     awaited: object = task.coro
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None)
         if frame is not None and "iterum_sidecar" in frame.f_code.co_filename:
-            found = f"{Path(frame.f_code.co_filename).stem}: {frame.f_code.co_name.strip('_')}"
+            found = frame.f_code
         awaited = getattr(awaited, "cr_await", None)
     return found
 
 
 class Watch(trio.abc.Instrument):
-    """Times rounds and steps, by the wall and by the CPU time of the loop's thread."""
+    """Times rounds by the wall, and steps by the CPU time of the loop's thread."""
 
     def __init__(self) -> None:
         self.rounds: list[float] = []
-        self.steps: list[tuple[float, str]] = []
+        self.longest_step = 0.0
+        self.longest_from: CodeType | str = ""
         self._round_since = self._step_since = 0.0
-        self._place = ""
+        self._place: CodeType | str = ""
 
     def after_io_wait(self, timeout: float) -> None:
         """A round begins."""
@@ -61,20 +63,33 @@ class Watch(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """A step ends."""
         taken = time.thread_time() - self._step_since
-        if len(self.steps) < LONGEST or taken > self.steps[-1][0]:
-            self.steps = sorted([*self.steps, (taken, self._place)], reverse=True)[:LONGEST]
+        if taken > self.longest_step:
+            self.longest_step, self.longest_from = taken, self._place
+
+    @property
+    def where(self) -> str:
+        """The module and the function in which the longest step began."""
+        place = self.longest_from
+        if isinstance(place, str):
+            return place
+        return f"{Path(place.co_filename).stem}: {place.co_name.strip('_')}"
 
 
-def watch(file: Path) -> int:
-    """Run the sidecar of the environment, and return its exit code."""
+def run(file: Path) -> int:
+    """Run the sidecar of the environment, write what was seen, and return its exit code."""
     instrument = Watch()
     with mock.patch("trio.run", functools.partial(trio.run, instruments=[instrument])):
         code = main(["run"])
-    file.write_text(
-        json.dumps({"rounds": instrument.rounds, "steps": instrument.steps}), encoding="utf-8"
-    )
+    told = {
+        "rounds": instrument.rounds,
+        "seconds": instrument.longest_step,
+        "where": instrument.where,
+    }
+    file.write_text(json.dumps(told), encoding="utf-8")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(watch(Path(sys.argv[1])))
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
+    sys.exit(run(Path(sys.argv[1])))

@@ -11,10 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import clean_up_when_told_to_stop
-from benchmarks.journey import servers
-from benchmarks.scale.curves import CURVES, Curve, Figures, Point, measure_curve, measure_start
-from benchmarks.scale.drive import Peers
+from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.scale.curves import CURVES, Curve, Figures, Point, measure_curve
+from testbed.process import ProcessFailed
 from testbed.rabbitmq import RabbitMQMissing
 
 HEADING = (
@@ -78,17 +77,14 @@ def with_instances(curve: Curve, most: int) -> Curve:
 
 def measure(options: argparse.Namespace) -> dict[str, list[Figures]]:
     """Measure the curves that are asked for, printing as it goes."""
-    with servers(tls=False) as (directory, broker, (store,)):
-        peers = Peers(directory, broker, store)
-        start = measure_start(peers, options.runs, counted=options.calls)
-        print(f"a start and one fragment: {start.cpu * 1000:,.0f} ms of CPU, subtracted below")
+    with servers() as (peers,):
         print(HEADING)
         every: dict[str, list[Figures]] = {}
         for curve in CURVES:
             if options.curve is None or curve.name in options.curve:
                 wanted = with_instances(curve, options.instances)
                 every[curve.name] = measure_curve(
-                    wanted, peers, options.runs, start, counted=options.calls
+                    wanted, peers, options.runs, counted=options.calls
                 )
                 for figures in every[curve.name]:
                     print(row(curve, figures), flush=True)
@@ -115,7 +111,7 @@ def main() -> None:
     clean_up_when_told_to_stop()
     try:
         every = read(options.read) if options.read else measure(options)
-    except RabbitMQMissing as error:
+    except (RabbitMQMissing, ProcessFailed) as error:
         raise SystemExit(str(error)) from None
     if options.json:
         told = {name: [dataclasses.asdict(each) for each in rows] for name, rows in every.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks.scale.drive import Backlog, Peers, Sample, backlog, drive
+from benchmarks.scale.drive import Backlog, Sample, backlog, drive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from benchmarks.pod import Peers
 
 UNSET = "prefetch unset"
 SET = "prefetch 100"
@@ -97,19 +99,12 @@ CURVES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What a sidecar takes that processes one fragment of one file: CPU seconds, and calls if they are counted."""
-
-    cpu: float
-    calls: int
+#: A sidecar that starts and processes one fragment: what it takes is subtracted from what the others of the same round take.
+START = Point(1, 1, 1)
 
 
-def measure_start(peers: Peers, runs: int, *, counted: bool) -> Start:
-    """Return what a start takes: the median of so many runs."""
-    with backlog(peers) as made:
-        cpu = statistics.median(drive(made, peers, 1, 1).cpu for _ in range(runs))
-        return Start(cpu, drive(made, peers, 1, 1, counted=True).calls if counted else 0)
+#: What each point took in one round.
+Round: TypeAlias = dict[Point, Sample]
 
 
 def per_unit(point: Point, sample: Sample, total: float, start: float) -> float:
@@ -118,12 +113,20 @@ def per_unit(point: Point, sample: Sample, total: float, start: float) -> float:
     return (total - start * point.instances) / units
 
 
-def figures_of(
-    point: Point, samples: Sequence[Sample], counted: Sample | None, start: Start
-) -> Figures:
+def figures_of(point: Point, rounds: Sequence[Round], counted: Round | None) -> Figures:
     """Return the medians of a point's samples, and the calls of the one that was counted."""
-    costs = [per_unit(point, sample, sample.cpu, start.cpu) * 1e6 for sample in samples]
-    everything = [*samples, counted] if counted else samples
+    samples = [each[point] for each in rounds]
+    costs = [
+        per_unit(point, each[point], each[point].cpu, each[START].cpu) * 1e6 for each in rounds
+    ]
+    calls = 0.0
+    if counted is not None:
+        calls = per_unit(point, counted[point], counted[point].calls, counted[START].calls)
+    everything = [
+        each[which]
+        for each in (*rounds, *([counted] if counted else []))
+        for which in (START, point)
+    ]
     return Figures(
         x=point.x,
         series=point.series,
@@ -133,20 +136,19 @@ def figures_of(
         memory=statistics.median(sample.memory for sample in samples),
         rate=statistics.median(sample.rate for sample in samples) * point.files,
         faults=tuple(dict.fromkeys(fault for sample in everything for fault in sample.faults)),
-        calls=per_unit(point, counted, counted.calls, start.calls) if counted else 0.0,
+        calls=calls,
     )
 
 
-def measure_curve(
-    curve: Curve, peers: Peers, runs: int, start: Start, *, counted: bool
-) -> list[Figures]:
-    """Run all points of a curve in turn, as often as asked, and once more to count calls.
+def measure_curve(curve: Curve, peers: Peers, runs: int, *, counted: bool) -> list[Figures]:
+    """Run a start and all points of a curve in turn, as often as asked, and once more to count calls.
 
     Everything is queued before the first run, so that the broker is the same for all points.
     """
     with contextlib.ExitStack() as stack:
         backlogs: dict[tuple[int, int], Backlog] = {}
-        for point in curve.points:
+        points = (START, *curve.points)
+        for point in points:
             key = (point.queued, point.files)
             if key not in backlogs:
                 backlogs[key] = stack.enter_context(backlog(peers, point.files))
@@ -164,9 +166,6 @@ def measure_curve(
                 counted=counted,
             )
 
-        rounds = [[run(point) for point in curve.points] for _ in range(runs)]
-        last = [run(point, counted=True) if counted else None for point in curve.points]
-    return [
-        figures_of(point, [samples[number] for samples in rounds], last[number], start)
-        for number, point in enumerate(curve.points)
-    ]
+        rounds = [{point: run(point) for point in points} for _ in range(runs)]
+        last = {point: run(point, counted=True) for point in points} if counted else None
+    return [figures_of(point, rounds, last) for point in curve.points]

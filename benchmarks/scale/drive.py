@@ -18,26 +18,25 @@ import json
 import pstats
 import shutil
 import signal
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import files_left
+from benchmarks.pod import SIDECAR, pod
 from benchmarks.scale.flood import flood
 from testbed.contents import content, make_bucket, put_directly
 from testbed.fragments import Queues, RemoteFragment, connected
 from testbed.manager import running_manager
-from testbed.process import running
-from testbed.step import Step, make_step
+from testbed.process import ProcessFailed
+from testbed.step import make_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from testbed.object_stores import ObjectStore
+    from benchmarks.pod import Peers
     from testbed.process import Exit, Process
-    from testbed.rabbitmq import RabbitMQ
+    from testbed.step import Step
 
 SIZE = 4 << 10
 POLL_SECONDS = 0.01
@@ -46,15 +45,6 @@ FEW = 100
 SETTLE_SECONDS = 10
 STOPPED = 128 + signal.SIGTERM
 KEY = "iterum_data/the-object"
-
-
-@dataclasses.dataclass(frozen=True)
-class Peers:
-    """The servers of a measurement, and a directory in memory."""
-
-    directory: Path
-    broker: RabbitMQ
-    store: ObjectStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,49 +118,10 @@ def backlog(peers: Peers, files: int = 1) -> Iterator[Backlog]:
             made.remove()
 
 
-def profile_of(step: Step) -> Path:
-    """Return the path of the profile of a counted run."""
-    return step.volume.with_suffix(".profile")
-
-
-@contextlib.contextmanager
-def pod(
-    peers: Peers,
-    names: Step,
-    manager_url: str,
-    *,
-    prefetch: int | None,
-    variables: Mapping[str, str],
-    counted: bool = False,
-) -> Iterator[tuple[Step, Process]]:
-    """Run a step with variables of the benchmark's own and, when it is ready, a sidecar; their volume is their own."""
-    with contextlib.ExitStack() as stack:
-        volume = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="v-", dir=peers.directory))
-        )
-        step = dataclasses.replace(names, volume=volume)
-        transformation = stack.enter_context(
-            running(
-                [sys.executable, "-m", "benchmarks.step"],
-                log=volume.with_suffix(".step.log"),
-                environment=step.transformation_environment() | {"PATH": "", **variables},
-            )
-        )
-        transformation.wait_until(
-            (volume / "output").is_dir, seconds=30, what="the step to be ready"
-        )
-        environment = step.sidecar_environment(
-            peers.broker, peers.store, manager_url=manager_url, prefetch=prefetch
-        )
-        profile = ["-m", "cProfile", "-o", str(profile_of(step))] if counted else []
-        sidecar = stack.enter_context(
-            running(
-                [sys.executable, *profile, "-m", "iterum_sidecar", "run"],
-                log=volume.with_suffix(".sidecar.log"),
-                environment=environment | {"HOME": str(peers.directory)},
-            )
-        )
-        yield step, sidecar
+def with_profile(profile: Path) -> tuple[str, ...]:
+    """Return the command of a sidecar whose calls are counted."""
+    program, *rest = SIDECAR
+    return (program, "-m", "cProfile", "-o", str(profile), *rest)
 
 
 def calls_in(profile: Path) -> int:
@@ -180,7 +131,11 @@ def calls_in(profile: Path) -> int:
 
 
 def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> float:
-    """Return the outputs a second, from the first that is seen to the last that is wanted; 0 when those are few."""
+    """Return the outputs a second, from the first that is seen to the last that is wanted; 0 when those are few.
+
+    Raises:
+        ProcessFailed: a sidecar has ended, or takes longer than any run may.
+    """
     started = time.monotonic()
     first = 0.0
     seen = 0
@@ -190,7 +145,7 @@ def watch(queues: Queues, queue: str, wanted: int, sidecars: list[Process]) -> f
             first, seen = now, count
         for sidecar in sidecars:
             if sidecar.poll() is not None or now - started > RUN_SECONDS:
-                raise SystemExit(f"{count} of {wanted} outputs\n{sidecar.last_lines()}")
+                raise ProcessFailed(f"{count} of {wanted} outputs\n{sidecar.last_lines()}")
         time.sleep(POLL_SECONDS)
     return (count - seen) / (time.monotonic() - first) if count - seen >= FEW else 0.0
 
@@ -244,6 +199,7 @@ def drive(
         queues = stack.enter_context(connected(peers.broker.url))
         manager = stack.enter_context(running_manager())
         queues.declare(names.output_queue, names.lineage_queue)
+        profiles = [peers.directory / f"{number}.profile" for number in range(instances)]
         pods = [
             stack.enter_context(
                 pod(
@@ -251,19 +207,18 @@ def drive(
                     names,
                     manager.url,
                     prefetch=prefetch,
+                    command=with_profile(profile) if counted else SIDECAR,
                     variables={"BENCHMARK_CONNECTIONS": str(connections)},
-                    counted=counted,
                 )
             )
-            for _ in range(instances)
+            for profile in profiles
         ]
         steps, sidecars = [step for step, _ in pods], [sidecar for _, sidecar in pods]
         rate = watch(queues, names.output_queue, wanted, sidecars)
         for sidecar in sidecars:
             sidecar.signal(signal.SIGTERM)
         ended = [sidecar.wait(RUN_SECONDS) for sidecar in sidecars]
-        profiles = [profile_of(step) for step in steps] if counted else []
-        calls = [calls_in(profile) for profile in profiles]
+        calls = [calls_in(profile) for profile in profiles] if counted else []
         outputs = queues.count(names.output_queue)
         faults = tuple(faults_of(made, queues, steps, queued, ended, counted=counted))
         queues.delete(names.output_queue, names.lineage_queue)
