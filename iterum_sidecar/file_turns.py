@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import ceil
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import trio
 
@@ -53,7 +53,7 @@ class FileTurns:
             while left and (len(left) == 1 or self._allowed() == 1):
                 await work(left.popleft())
             if left:
-                await self._share_out(left, work, refusal)
+                await _Sharing(self._allowed, left, work, refusal).run()
         finally:
             self._groups -= 1
 
@@ -63,34 +63,46 @@ class FileTurns:
             return 1
         return max(1, min(self._of_one_group, self._in_all // self._groups))
 
-    async def _share_out(
+
+@final
+class _Sharing(Generic[FileT]):
+    """The files of one group among as many tasks as are `allowed`."""
+
+    def __init__(
         self,
+        allowed: Callable[[], int],
         left: deque[FileT],
         work: Callable[[FileT], Awaitable[None]],
         refusal: type[Exception],
     ) -> None:
-        refusals: list[Exception] = []
-        at_work = 0
+        self._allowed = allowed
+        self._left = left
+        self._work = work
+        self._refusal = refusal
+        self._refusals: list[Exception] = []
+        self._at_work = 0
 
-        def one_more() -> None:
-            nonlocal at_work
-            at_work += 1
-            nursery.start_soon(take_turns)
-
-        async def take_turns() -> None:
-            nonlocal at_work
-            while left and at_work <= self._allowed():
-                try:
-                    await work(left.popleft())
-                except refusal as error:
-                    refusals.append(error)
-                    nursery.cancel_scope.cancel("one of the files is refused")
-                if at_work < min(self._allowed(), len(left) / FILES_FOR_A_TASK):
-                    one_more()
-            at_work -= 1
-
+    async def run(self) -> None:
+        """Work on all of them; raises the first refusal."""
         async with trio.open_nursery() as nursery:
-            for _ in range(min(self._allowed(), ceil(len(left) / FILES_FOR_A_TASK))):
-                one_more()
-        if refusals:
-            raise refusals[0]
+            for _ in range(min(self._allowed(), ceil(len(self._left) / FILES_FOR_A_TASK))):
+                self._one_more(nursery)
+        if self._refusals:
+            # Taken out: it refers to this frame, and they would keep each other until the next search for garbage, with all of the group.
+            raise self._refusals.pop(0)
+
+    def _one_more(self, nursery: trio.Nursery) -> None:
+        self._at_work += 1
+        nursery.start_soon(self._take_turns, nursery)
+
+    async def _take_turns(self, nursery: trio.Nursery) -> None:
+        left = self._left
+        while left and self._at_work <= self._allowed():
+            try:
+                await self._work(left.popleft())
+            except self._refusal as error:
+                self._refusals.append(error)
+                nursery.cancel_scope.cancel("one of the files is refused")
+            if self._at_work < min(self._allowed(), len(left) / FILES_FOR_A_TASK):
+                self._one_more(nursery)
+        self._at_work -= 1

@@ -18,15 +18,17 @@ __all__ = ["LARGE", "LargeFiles"]
 
 #: Bytes from which on a file is large: 4 to 8 ms, a hundred times what a thread costs.
 LARGE: Final = 32 * 1024 * 1024
-#: Descriptors that wait to be closed. What goes beyond that is let go of at once: so many gigabytes are slower than any loop.
-MOST_WAITING: Final = 64
 
 
 @final
 class LargeFiles:
-    """Closes descriptors of large files in a thread, one after the other, as long as `keep_closing` runs, and otherwise at once."""
+    """Closes descriptors of large files in a thread, one after the other, as long as `keep_closing` runs, and otherwise at once.
 
-    def __init__(self) -> None:
+    No more than `most_waiting` are held for it; what goes beyond that is let go of at once.
+    """
+
+    def __init__(self, most_waiting: int) -> None:
+        self._most_waiting = most_waiting
         self._waiting: deque[int] = deque()
         self._changed = trio.Event()
         self._thread = trio.CapacityLimiter(1)
@@ -41,7 +43,7 @@ class LargeFiles:
             self._changed.set()
 
     def hold(self, name: str, parent: int) -> None:
-        """See to it that the file of this name is freed in a thread once it is removed, which is up to the caller; no link is followed at its end.
+        """See to it that the file of this name is freed in a thread once it is removed, which is up to the caller; no link is followed.
 
         Nothing is done where that cannot be, or need not.
         """
@@ -54,7 +56,12 @@ class LargeFiles:
 
     @property
     def _takes_more(self) -> bool:
-        return self._is_kept and len(self._waiting) < MOST_WAITING
+        return self._is_kept and len(self._waiting) < self._most_waiting
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether any is held only until a thread has closed it."""
+        return bool(self._waiting)
 
     async def keep_closing(self) -> None:
         """Close what comes, until cancelled; what is left then is closed at once."""
@@ -72,4 +79,5 @@ class LargeFiles:
         finally:
             self._is_kept = False
             while self._waiting:
-                os.close(self._waiting.popleft())
+                with suppress(OSError):
+                    os.close(self._waiting.popleft())

@@ -108,6 +108,9 @@ class Roster(Generic[DeliveryT, WorkT]):
     def leave(self, seat: Seat[DeliveryT, WorkT]) -> list[Entry[DeliveryT, WorkT]]:
         """A connection has gone; returns what it held."""
         self._seats.remove(seat)
+        if seat.listed:
+            self._vacant.remove(seat)
+            seat.listed = False
         seat.depth = 0
         held, seat.held = seat.held, []
         for entry in held:

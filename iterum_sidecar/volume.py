@@ -52,6 +52,8 @@ _LARGE = 1 << 30
 _RESULTS_SHARE = 4
 #: The share that one stage may open to move files; the store's connections and the transformation's need the rest.
 _MOVING_SHARE = 16
+#: How many large files may wait to be freed: so many gigabytes are slower than any loop.
+_MOST_LARGE_FILES = 64
 
 
 class PathRefused(ValueError):
@@ -191,8 +193,6 @@ class Volume:
             dict.fromkeys((root.rstrip("/") or "/", os.path.abspath(root), os.path.realpath(root)))
         )
         self._protected = protected
-        self.large_files = LargeFiles()
-        """Frees large ones in a thread, as long as somebody keeps it at that."""
         self._lives = count(1)
         self._links = count(1)
         self._told_of_left_overs = False
@@ -205,6 +205,8 @@ class Volume:
         allowed = _raise_descriptor_limit()
         self._descriptors_allowed = allowed // _RESULTS_SHARE
         self._descriptors_to_move = max(1, allowed // _MOVING_SHARE)
+        self.large_files = LargeFiles(min(_MOST_LARGE_FILES, self._descriptors_to_move))
+        """Frees large ones in a thread, as long as somebody keeps it at that."""
         try:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -307,8 +309,7 @@ class Volume:
         workspace.rest()
         self._remove_postponed()
         if size >= LARGE:
-            for name in names:
-                self.large_files.hold(f"{workspace.name}/{name}", self._fragments)
+            self._hold_large(workspace, names)
         try:
             if not any("/" in name for name in names):
                 directory = os.open(workspace.name, OPEN_DIRECTORY, dir_fd=self._fragments)
@@ -321,6 +322,16 @@ class Volume:
         except OSError:
             # More or less in it than we put there: the transformation may do with its input what it likes.
             self._remove_if_allowed(workspace.name, self._fragments)
+
+    def _hold_large(self, workspace: Workspace, names: list[str]) -> None:
+        try:
+            for name in names:
+                *parents, last = name.split("/")
+                with suppress(OSError):  # whatever is there instead is removed all the same
+                    directory = self._walk([OWN_DIRECTORY, "fragments", workspace.name, *parents])
+                    self.large_files.hold(last, directory)
+        finally:
+            self._leave()
 
     # -- results
 
@@ -446,7 +457,9 @@ class Volume:
         try:
             remove_tree(name, parent)
         except OSError as error:
-            if error.errno in OUR_WANT:
+            # On NFS a file that is held leaves a name behind where it was removed, until it is closed.
+            is_held = error.errno in {errno.ENOTEMPTY, errno.EBUSY} and self.large_files.are_waiting
+            if is_held or error.errno in OUR_WANT:
                 self._postponed.append(partial(self._remove_if_allowed, name, parent))
                 return
             self._tell_of_left_over(f"{OWN_DIRECTORY}/…/{error.filename}", error)

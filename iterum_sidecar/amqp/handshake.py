@@ -143,6 +143,8 @@ class Handshake:
             if not data:
                 raise self._ended(awaited, f"ended while {step} was awaited")
             self.frames = self.reader.feed(bytes(data))
+            # A peer that sends without end must not keep the deadline from being noticed.
+            await trio.lowlevel.checkpoint()
 
     def _ended(self, awaited: type[Method], how: str) -> ConnectError:
         parameters = self._parameters

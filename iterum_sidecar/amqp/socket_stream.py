@@ -16,7 +16,7 @@ import trio
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 __all__ = ["READ_SIZE", "SocketStream", "wrap"]
 
@@ -38,7 +38,7 @@ class SocketStream(trio.abc.Stream):
         self._socket = sock
 
     async def wait_readable(self) -> None:
-        """Return when something has come or the peer has closed; always a checkpoint.
+        """Return when something has come or the peer has closed, or may have; always a checkpoint.
 
         Raises:
             trio.ClosedResourceError.
@@ -48,7 +48,7 @@ class SocketStream(trio.abc.Stream):
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             await trio.lowlevel.checkpoint()
         else:
-            await trio.lowlevel.wait_readable(self._socket)
+            await self._wait(trio.lowlevel.wait_readable)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until something can be sent; raises trio.ClosedResourceError."""
@@ -106,11 +106,14 @@ class SocketStream(trio.abc.Stream):
             except OSError as error:
                 self._check()
                 raise trio.BrokenResourceError(f"the socket failed: {error}") from error
-            try:
-                await wait(self._socket)
-            except trio.BusyResourceError:
-                # TLS has something of its own to say, for which the task of the other direction waits already.
-                await trio.sleep(_BUSY_SECONDS)
+            await self._wait(wait)
+
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        try:
+            await wait(self._socket)
+        except trio.BusyResourceError:
+            # TLS has something of its own to say, for which the task of the other direction waits already.
+            await trio.sleep(_BUSY_SECONDS)
 
     def _check(self) -> None:
         if self._socket.fileno() < 0:

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -313,7 +314,8 @@ def _send_as_much_as_fits(sock: socket.socket) -> None:
 
     A large body would be sent in pieces of that size, and wait for room after nearly every one.
     """
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+    # As Trio has it: not every kernel that Python knows the name for has the option too.
+    with suppress(AttributeError, OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)  # the system's own
 
 

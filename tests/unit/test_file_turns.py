@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -133,3 +135,32 @@ async def test_another_error_ends_the_group_too(autojump_clock: trio.testing.Moc
 
 async def test_no_files_are_no_work() -> None:
     await FileTurns(4, 4).for_each([], Work().on, refusal=Refused)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_nothing_of_a_group_is_kept_after_it(
+    autojump_clock: trio.testing.MockClock, refused: bool
+) -> None:
+    class Ours(Work):
+        async def on(self, file: tuple[str, int]) -> None:
+            await super().on(file)
+            if refused:
+                raise Refused
+
+    async def do() -> weakref.ref[Ours]:
+        work = Ours()
+        try:
+            await FileTurns(16, 8).for_each(files_of("a", 32), work.on, refusal=Refused)
+        except Refused:
+            assert refused
+        else:
+            assert not refused
+        return weakref.ref(work)
+
+    gc.disable()
+    try:
+        kept = await do()
+        await trio.sleep(1)  # the tasks' own ends
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from iterum_sidecar.large_files import LARGE, MOST_WAITING, LargeFiles
-from iterum_sidecar.volume import TakenFile, Volume
+from iterum_sidecar.large_files import LARGE, LargeFiles
+from iterum_sidecar.volume import OWN_DIRECTORY, TakenFile, Volume
 from tests.unit.row import copy_step, temporary_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+MOST_WAITING = 8
 
 
 class Closer:
@@ -77,7 +80,7 @@ async def until_closed(closer: Closer, path: Path | int, count: int) -> None:
 async def test_a_large_file_is_closed_in_a_thread_and_a_small_one_at_once(
     large: Path, tmp_path: Path, closer: Closer
 ) -> None:
-    large_files = LargeFiles()
+    large_files = LargeFiles(MOST_WAITING)
     small = make_file(tmp_path / "small", LARGE - 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(large_files.keep_closing)
@@ -98,7 +101,7 @@ async def test_a_large_file_is_closed_in_a_thread_and_a_small_one_at_once(
 async def test_a_large_file_is_closed_at_once_where_nobody_is_at_it(
     large: Path, closer: Closer, when: str
 ) -> None:
-    large_files = LargeFiles()
+    large_files = LargeFiles(MOST_WAITING)
     if when == "after":
         with trio.move_on_after(0):
             await large_files.keep_closing()
@@ -108,7 +111,7 @@ async def test_a_large_file_is_closed_at_once_where_nobody_is_at_it(
 
 
 async def test_what_is_left_when_it_ends_is_closed_once(large: Path, closer: Closer) -> None:
-    large_files = LargeFiles()
+    large_files = LargeFiles(MOST_WAITING)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(large_files.keep_closing)
         await wait_all_tasks_blocked()
@@ -123,7 +126,7 @@ async def test_what_is_left_when_it_ends_is_closed_once(large: Path, closer: Clo
 async def test_no_more_wait_than_there_are_descriptors_to_spare(
     large: Path, closer: Closer
 ) -> None:
-    large_files = LargeFiles()
+    large_files = LargeFiles(MOST_WAITING)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(large_files.keep_closing)
         await wait_all_tasks_blocked()
@@ -147,7 +150,7 @@ async def test_only_a_large_file_is_held(tmp_path: Path, closer: Closer, what: s
         os.mkfifo(tmp_path / what)
     elif what == "link":
         (tmp_path / what).symlink_to(make_file(tmp_path / "elsewhere"))
-    large_files = LargeFiles()
+    large_files = LargeFiles(MOST_WAITING)
     directory = descriptor_of(tmp_path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(large_files.keep_closing)
@@ -204,7 +207,7 @@ async def test_all_large_files_of_a_fragment_are_freed_in_a_thread(
 
     def note(large_files: LargeFiles, name: str, parent: int) -> None:
         hold(large_files, name, parent)
-        held.append(name)
+        held.append(os.readlink(f"/proc/self/fd/{parent}"))
 
     monkeypatch.setattr(LargeFiles, "hold", note)
     async with temporary_row() as row:
@@ -212,7 +215,87 @@ async def test_all_large_files_of_a_fragment_are_freed_in_a_thread(
         row.describe(0, [("large", "iterum_data/large")])
         await row.run(copy_step)
         assert row.left_on_volume() == []
-    result, given = held
-    assert given.endswith("/large"), "what was read, by its place among the fragments"
-    assert "/" not in result, "what came of it, in the directory where it was"
+    fragments = [OWN_DIRECTORY in directory for directory in held]
+    assert sorted(fragments) == [False, True], "what came of it, and what was read"
     assert [by for _, by in closer.closed].count("a thread") >= 2
+
+
+@pytest.mark.parametrize("name", ["deep/a", "a"])
+async def test_no_symlink_in_the_place_of_a_directory_is_followed(
+    tmp_path: Path, closer: Closer, name: str
+) -> None:
+    outside = make_file(tmp_path / "outside/a")
+    root = tmp_path / "volume"
+    root.mkdir()
+    with Volume(str(root)) as volume:
+        workspace = volume.make_workspace()
+        planted = Path(workspace.path, name).parent
+        if planted != Path(workspace.path):
+            planted.parent.mkdir(exist_ok=True)
+        else:
+            planted.rmdir()
+        planted.symlink_to(outside.parent)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.large_files.keep_closing)
+            await wait_all_tasks_blocked()
+            volume.remove_workspace(workspace, [name], LARGE)
+            closer.go.set()
+            nursery.cancel_scope.cancel()
+        assert not os.path.lexists(workspace.path)
+    assert outside.exists()
+    assert closer.of(outside) == []
+
+
+async def test_a_directory_that_cannot_be_removed_while_its_file_is_held_is_removed_later(
+    tmp_path: Path,
+    closer: Closer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on NFS, where a file that is open leaves a name behind."""
+    with Volume(str(tmp_path)) as volume:
+        workspace = volume.make_workspace()
+        os.close(volume.create_file(workspace, "a"))
+        make_file(Path(workspace.path, "a"))
+        rmdir = os.rmdir
+
+        def refuse(path: str, *, dir_fd: int | None = None) -> None:
+            if volume.large_files.are_waiting:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+            rmdir(path, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "rmdir", refuse)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.large_files.keep_closing)
+            await wait_all_tasks_blocked()
+            volume.remove_workspace(workspace, ["a"], LARGE)
+            assert Path(workspace.path).exists()
+            closer.go.set()
+            nursery.cancel_scope.cancel()
+        volume.remove_results([])
+        assert not Path(workspace.path).exists()
+    assert caplog.records == []
+
+
+async def test_a_close_that_fails_ends_nothing(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system of somebody's own may: nothing was written through the descriptor that could be lost."""
+    close = os.close
+
+    def fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    large_files = LargeFiles(MOST_WAITING)
+    descriptors = [descriptor_of(large) for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(large_files.keep_closing)
+        await wait_all_tasks_blocked()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", fail)
+            for descriptor in descriptors:
+                large_files.close(descriptor, LARGE)
+            nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+    assert not large_files.are_waiting

@@ -47,6 +47,18 @@ def test_a_connection_holds_one_at_a_time_and_gets_the_next_when_it_is_done() ->
     assert roster.waiting == 0
 
 
+def test_who_comes_and_goes_while_nothing_is_ready_is_forgotten() -> None:
+    roster: TestRoster = Roster(1)
+    stays = roster.sit()
+    for _ in range(3):
+        goes = roster.sit()
+        assert assign(roster) == []
+        roster.leave(goes)
+    assert list(roster._vacant) == [stays]
+    (only,) = fill(roster, 1)
+    assert assign(roster) == [(stays, only)]
+
+
 @pytest.mark.parametrize("depth", [2, 5])
 def test_a_connection_holds_as_many_as_the_depth_says(depth: int) -> None:
     roster: TestRoster = Roster(depth)

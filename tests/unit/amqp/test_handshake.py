@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from pamqp import commands
 
 from iterum_sidecar.amqp import (
@@ -174,6 +175,34 @@ async def test_a_broker_without_plain_cannot_be_used() -> None:
 async def test_heartbeats_during_the_handshake_are_passed_over(broker: FalseBroker) -> None:
     broker.write(codec.HEARTBEAT_FRAME)
     await connect(broker)
+
+
+class Flood(BrokenPipe):
+    """A peer that sends heartbeats faster than anybody reads them; each read takes a tenth of a second of the clock."""
+
+    def __init__(self, clock: MockClock) -> None:
+        super().__init__(trio.testing.memory_stream_pair()[0])
+        self._clock = clock
+        self._reads = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self._reads += 1
+        assert self._reads < 1000, "nobody looks at the deadline"
+        self._clock.jump(0.1)
+        return codec.HEARTBEAT_FRAME
+
+
+async def test_a_flood_of_heartbeats_ends_at_the_deadline_too(mock_clock: MockClock) -> None:
+    async def factory(*_: object) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return Flood(mock_clock)
+
+    with pytest.raises(HandshakeTimeout):
+        async with open_connection(PARAMETERS, stream_factory=factory):
+            pytest.fail("it is not open")
 
 
 async def test_credentials_must_fit_the_first_frame(broker: FalseBroker) -> None:

@@ -126,6 +126,26 @@ async def test_who_needs_the_other_direction_does_not_get_in_its_way() -> None:
                 came += len(await reader.receive_some())
 
 
+async def test_the_reader_waits_on_while_the_writer_needs_its_direction() -> None:
+    """As when the peer asks for new keys: to write, something must be read first, for which the reader comes to wait too."""
+    with pair() as (stream, other), trio.fail_after(10):
+        answers: Iterator[Exception | int] = iter([ssl.SSLWantReadError(), 1])
+
+        def write() -> int:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream._call, write)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.wait_readable()
+            other.send(b"read")
+            await stream.wait_readable()
+            assert await stream.receive_some() == b"read"
+
+
 @contextmanager
 def tls_pair(name: str = "here") -> Iterator[tuple[SocketStream, SocketStream]]:
     """A client's end and a server's, which have not shaken hands."""
