@@ -122,6 +122,7 @@ class AmqpConsumer:
         return False
 
     async def _run_channel(self, task_status: trio.TaskStatus[None]) -> None:
+        left = self._left
         try:
             async with self._broker.connection.open_channel() as channel:
                 self._channel = channel
@@ -133,7 +134,9 @@ class AmqpConsumer:
                     del self._broker.channels[channel.identity]
         except amqp.AmqpError as error:
             raise lost_by(error, f"consuming {self._queue}") from error
-        self._left.set()
+        finally:
+            # However it has ended: who waits for that is not to be interrupted, and would wait for its whole deadline.
+            left.set()
 
     async def _run_consumer(self, window: int, task_status: trio.TaskStatus[None]) -> None:
         if self._channel is None:
@@ -149,6 +152,8 @@ class AmqpConsumer:
                     self._arrived.extend(batch)
                     self._wakeup.set()
         except trio.EndOfChannel:
-            ended.set()
+            pass
         except amqp.AmqpError as error:
             raise lost_by(error, f"consuming {self._queue}") from error
+        finally:
+            ended.set()  # as above

@@ -159,7 +159,7 @@ def acknowledge_twice(patch: Patch) -> None:
         (end_without_a_look_at_the_queue, 20, "wait in the input queue"),
         (acknowledge_dead_letters_without_publishing_them, 20, "is lost"),
         (never_blame_anyone, 20, "turns in a circle"),
-        (hand_out_one_more_than_is_allowed, 60, ""),
+        (hand_out_one_more_than_is_allowed, 150, ""),
         (ask_for_more_than_the_window, 30, "and the window is"),
         (publish_what_is_not_stored, 5, "was published before its file"),
         (acknowledge_what_the_transformation_died_on, 20, "before all that came of it was safe"),
