@@ -18,8 +18,9 @@ from tests.unit.amqp.false_broker import ANSWERS, PARAMETERS, FalseBroker, silen
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from iterum_sidecar.brokers.amqp_line import AmqpConsumer
     from pamqp.base import Frame as Method
+
+    from iterum_sidecar.brokers.amqp_line import AmqpConsumer
 
 #: The channel of the first place in the line: the first is that for publishing.
 CONSUMING = 2
