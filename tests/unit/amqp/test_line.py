@@ -60,7 +60,7 @@ async def test_who_looks_once_more_while_everything_is_cancelled_does_not_wait_f
 async def test_who_leaves_the_line_while_everything_is_cancelled_does_not_wait_for_a_consumer_that_has_ended(
     broker: FalseBroker, ticks: int
 ) -> None:
-    def answer(method: Method) -> Method:
+    def answer(method: Method) -> Method | None:
         broker.deliver(1, channel=CONSUMING)
         return ANSWERS[commands.Basic.Cancel](method)
 
