@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.bench import clean_up_when_told_to_stop, open_bench
+from benchmarks import pod
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, open_bench
 from benchmarks.machine import describe_machine, versions_of
 from benchmarks.measure import LOADS
 from benchmarks.results import FLOOR, Results
@@ -54,7 +55,7 @@ def arguments() -> argparse.Namespace:
         help="a stage (default: all; may be repeated)",
     )
     parser.add_argument(
-        "--runs", type=int, default=3, help="runs of everything (default: %(default)s)"
+        "--runs", type=at_least_one, default=3, help="runs of everything (default: %(default)s)"
     )
     parser.add_argument(
         "--minutes",
@@ -64,14 +65,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--command",
-        default=shlex.join([sys.executable, "-m", "iterum_sidecar", "run"]),
+        default=shlex.join(pod.SIDECAR),
         help="the sidecar to measure (default: %(default)s)",
     )
     parser.add_argument("--versus", help="another one, in turn with the first and the floor")
     parser.add_argument("--json", type=Path, help="a file for everything, for benchmarks.compare")
     options = parser.parse_args()
-    if options.runs < 1:
-        parser.error("--runs must be at least 1")
     if options.json is not None and not options.json.parent.is_dir():
         parser.error(f"--json: there is no directory {options.json.parent}")
     if options.part is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import itertools
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from testbed.object_stores import ObjectStore
     from testbed.rabbitmq import RabbitMQ
 
-__all__ = ["Bench", "clean_up_when_told_to_stop", "directory_in_memory", "open_bench", "servers"]
+__all__ = [
+    "Bench",
+    "at_least_one",
+    "clean_up_when_told_to_stop",
+    "directory_in_memory",
+    "open_bench",
+    "servers",
+]
 
 MEMORY = Path("/dev/shm")
 
@@ -57,6 +65,13 @@ class Bench:
     def new_name(self) -> str:
         """Return a name for a queue, a bucket or a folder that was not given before."""
         return f"bench-{next(self._numbers)}"
+
+
+def at_least_one(text: str) -> int:
+    """Read a count from a command line; raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def clean_up_when_told_to_stop() -> None:

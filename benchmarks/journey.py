@@ -12,7 +12,7 @@ import shlex
 import statistics
 from pathlib import Path
 
-from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
 from benchmarks.measure import LOADS, Load, Run, measure
 from benchmarks.pod import SIDECAR
 from testbed.process import ProcessFailed
@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
         help="a load to run (default: all; may be repeated)",
     )
     parser.add_argument(
-        "--runs", type=int, default=1, help="runs of each load (default: %(default)s)"
+        "--runs", type=at_least_one, default=1, help="runs of each load (default: %(default)s)"
     )
     parser.add_argument(
         "--tls",

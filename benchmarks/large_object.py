@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
 from benchmarks.pod import pod, step_log
 from testbed.contents import content, make_bucket
 from testbed.fragments import RemoteFile, RemoteFragment, connected, new_id
@@ -194,7 +194,7 @@ def main() -> None:
     """Read the command line and measure; end with 1 when an object did not arrive as it was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large_object", description=__doc__)
     parser.add_argument("--gib", type=float, default=5, help="the object's size (default: 5)")
-    parser.add_argument("--runs", type=int, default=1, help="runs of each (default: 1)")
+    parser.add_argument("--runs", type=at_least_one, default=1, help="runs of each (default: 1)")
     options = parser.parse_args()
     clean_up_when_told_to_stop()
     try:

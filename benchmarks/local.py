@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import clean_up_when_told_to_stop, directory_in_memory
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, directory_in_memory
 from benchmarks.measure import POLL_SECONDS
 from testbed.contents import content
 from testbed.process import ProcessFailed, running
@@ -280,7 +280,7 @@ def arguments() -> argparse.Namespace:
         help="how many files; several numbers make several comparisons (default: 2000 5000)",
     )
     parser.add_argument(
-        "--runs", type=int, default=3, help="runs of each program (default: %(default)s)"
+        "--runs", type=at_least_one, default=3, help="runs of each program (default: %(default)s)"
     )
     parser.add_argument(
         "--only", action="append", help="a program to run (default: all; may be repeated)"

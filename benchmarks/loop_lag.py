@@ -15,7 +15,7 @@ import statistics
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
 from benchmarks.measure import LOADS, Load, measure
 from testbed.process import ProcessFailed
 from testbed.rabbitmq import RabbitMQMissing
@@ -72,7 +72,7 @@ def main() -> None:
         help="a load to run (default: all; may be repeated)",
     )
     parser.add_argument(
-        "--runs", type=int, default=3, help="runs of each load (default: %(default)s)"
+        "--runs", type=at_least_one, default=3, help="runs of each load (default: %(default)s)"
     )
     options = parser.parse_args()
     clean_up_when_told_to_stop()

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
 from benchmarks.journey import HEADING, middle, ratios, row
 from benchmarks.measure import LOADS, Load, Run, measure
 from testbed.process import ProcessFailed
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument(
         "interpreter", nargs="+", help="a command, or a path; the first is compared with"
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each load (default: 3)")
+    parser.add_argument(
+        "--runs", type=at_least_one, default=3, help="runs of each load (default: 3)"
+    )
     parser.add_argument(
         "--load",
         action="append",

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import clean_up_when_told_to_stop, servers
+from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
 from benchmarks.scale.curves import CURVES, Curve, Figures, Point, measure_curve
 from testbed.process import ProcessFailed
 from testbed.rabbitmq import RabbitMQMissing
@@ -31,8 +31,12 @@ def arguments() -> argparse.Namespace:
         choices=[curve.name for curve in CURVES],
         help="a curve to measure (default: all; may be repeated)",
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each point (default: 3)")
-    parser.add_argument("--instances", type=int, default=2, help="the most sidecars (default: 2)")
+    parser.add_argument(
+        "--runs", type=at_least_one, default=3, help="runs of each point (default: 3)"
+    )
+    parser.add_argument(
+        "--instances", type=at_least_one, default=2, help="the most sidecars (default: 2)"
+    )
     parser.add_argument(
         "--calls",
         action="store_true",
