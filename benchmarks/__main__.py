@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from benchmarks import pod
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, open_bench
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.machine import describe_machine, versions_of
 from benchmarks.measure import LOADS
 from benchmarks.results import FLOOR, Results
 from benchmarks.rounds import journey_turns, run_rounds, stage_turns
 from benchmarks.stages.catalogue import OURS, STAGES
 from benchmarks.table import table_of
-from testbed.rabbitmq import RabbitMQMissing
 
 if TYPE_CHECKING:
     from benchmarks.stages.catalogue import Contender, Stage
@@ -118,10 +122,8 @@ def main() -> None:
     """Measure what the command line asks for; end with 1 when something of ours was not as it should be."""
     options = arguments()
     clean_up_when_told_to_stop()
-    try:
+    with failures_in_one_line():
         results = take(options)
-    except RabbitMQMissing as error:
-        raise SystemExit(str(error)) from None
     print(table_of(results))
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING
 
 from benchmarks.pod import Peers
 from testbed.object_stores import running_rclone
-from testbed.rabbitmq import running_rabbitmq
+from testbed.process import ProcessFailed
+from testbed.rabbitmq import RabbitMQMissing, running_rabbitmq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.object_stores import ObjectStore
     from testbed.rabbitmq import RabbitMQ
+    from testbed.tls import Tls
 
 __all__ = [
     "Bench",
     "at_least_one",
     "clean_up_when_told_to_stop",
     "directory_in_memory",
+    "failures_in_one_line",
     "open_bench",
-    "servers",
 ]
 
 MEMORY = Path("/dev/shm")
@@ -37,25 +39,49 @@ MEMORY = Path("/dev/shm")
 class Bench:
     """A broker and a store, each started when it is first asked for, with their files in `directory`."""
 
-    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, *, tls: bool = False) -> None:
         self.directory = directory
         self._stack = stack
+        self._tls = tls
         self._numbers = itertools.count(1)
+
+    @functools.cached_property
+    def _keys(self) -> Tls | None:
+        if not self._tls:
+            return None
+        # Here, because nobody else needs what it needs.
+        from testbed.tls import make_tls
+
+        return make_tls(self.directory / "tls")
 
     @functools.cached_property
     def broker(self) -> RabbitMQ:
         """A RabbitMQ node. Raises RabbitMQMissing."""
-        return self._stack.enter_context(running_rabbitmq(self.directory / "rabbitmq"))
+        return self._stack.enter_context(
+            running_rabbitmq(self.directory / "rabbitmq", tls=self._keys)
+        )
 
     @functools.cached_property
     def store(self) -> ObjectStore:
         """An S3 server that keeps objects as files, in `objects`."""
         return self._stack.enter_context(running_rclone(self.objects))
 
+    @functools.cached_property
+    def tls_store(self) -> ObjectStore:
+        """The same, over TLS, if there is any."""
+        return self._stack.enter_context(
+            running_rclone(self.directory / "objects-tls", tls=self._keys)
+        )
+
     @property
     def peers(self) -> Peers:
-        """Both. Raises RabbitMQMissing."""
+        """Broker and store. Raises RabbitMQMissing."""
         return Peers(self.directory, self.broker, self.store)
+
+    @property
+    def tls_peers(self) -> Peers:
+        """The same, over TLS. Raises RabbitMQMissing."""
+        return Peers(self.directory, self.broker, self.tls_store)
 
     @property
     def objects(self) -> Path:
@@ -90,29 +116,19 @@ def directory_in_memory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def open_bench() -> Iterator[Bench]:
-    """Make a directory for all that is measured; in the end whatever was started ends, and all is removed."""
+def open_bench(*, tls: bool = False) -> Iterator[Bench]:
+    """Make a directory for all that is measured; in the end whatever was started ends, and all is removed.
+
+    With `tls` the broker speaks it too, on a port of its own, and there is a store that does.
+    """
     with directory_in_memory() as directory, contextlib.ExitStack() as stack:
-        yield Bench(directory, stack)
+        yield Bench(directory, stack, tls=tls)
 
 
 @contextlib.contextmanager
-def servers(*, tls: bool = False) -> Iterator[list[Peers]]:
-    """Run a broker and a store, and with `tls` another store that speaks it, as the broker does on a port of its own.
-
-    Raises:
-        RabbitMQMissing.
-    """
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(directory_in_memory())
-        keys = None
-        if tls:
-            # Here, because nobody else needs what it needs.
-            from testbed.tls import make_tls
-
-            keys = make_tls(directory / "tls")
-        broker = stack.enter_context(running_rabbitmq(directory / "rabbitmq", tls=keys))
-        stores = [stack.enter_context(running_rclone(directory / "objects"))]
-        if tls:
-            stores.append(stack.enter_context(running_rclone(directory / "objects-tls", tls=keys)))
-        yield [Peers(directory, broker, store) for store in stores]
+def failures_in_one_line() -> Iterator[None]:
+    """End the program with what a failure says and nothing else, where no broker can be had or something did not do its work."""
+    try:
+        yield
+    except (RabbitMQMissing, ProcessFailed) as error:
+        raise SystemExit(str(error)) from None

@@ -12,11 +12,14 @@ import shlex
 import statistics
 from pathlib import Path
 
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.measure import LOADS, Load, Run, measure
 from benchmarks.pod import SIDECAR
-from testbed.process import ProcessFailed
-from testbed.rabbitmq import RabbitMQMissing
 
 HEADING = (
     f"{'load':<10} {'command':<11} {'fragments/s':>11} {'CPU ms/fragment':>15} {'peak MB':>8}"
@@ -93,7 +96,8 @@ def compare(options: argparse.Namespace, loads: list[Load]) -> dict[str, dict[st
     if options.versus:
         commands["versus"] = options.versus
     every: dict[str, dict[str, list[Run]]] = {}
-    with servers(tls=options.tls) as (*every_peers,):
+    with open_bench(tls=options.tls) as bench:
+        every_peers = [bench.peers, bench.tls_peers] if options.tls else [bench.peers]
         contenders = {
             f"{label}{' tls' if peers.store.tls else ''}": (command, peers)
             for label, command in commands.items()
@@ -123,10 +127,8 @@ def main() -> None:
     options = arguments()
     clean_up_when_told_to_stop()
     loads = [load for load in LOADS if options.load is None or load.name in options.load]
-    try:
+    with failures_in_one_line():
         every = compare(options, loads)
-    except (RabbitMQMissing, ProcessFailed) as error:
-        raise SystemExit(str(error)) from None
     if options.json:
         figures = {
             load: {label: [dataclasses.asdict(run) for run in done] for label, done in runs.items()}

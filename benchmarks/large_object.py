@@ -22,13 +22,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.pod import pod, step_log
 from testbed.contents import content, make_bucket
 from testbed.fragments import RemoteFile, RemoteFragment, connected, new_id
 from testbed.manager import running_manager
 from testbed.process import Process, running, wait_until
-from testbed.rabbitmq import RabbitMQMissing
 from testbed.step import make_step
 
 if TYPE_CHECKING:
@@ -175,8 +179,8 @@ def row(way: str, by: str, ways: list[Way], size: int) -> str:
 
 def measure(size: int, runs: int) -> bool:
     """Measure both in turn and print the table; tell whether everything arrived as it was."""
-    with servers() as (peers,):
-        measurement = Measurement(peers, size)
+    with open_bench() as bench:
+        measurement = Measurement(bench.peers, size)
         # So that the store knows the object's hash, which it computes once.
         measurement.line(GET, measurement.names.input_bucket, measurement.key, Path(os.devnull))
         taken: list[dict[str, dict[str, Way]]] = [
@@ -197,10 +201,8 @@ def main() -> None:
     parser.add_argument("--runs", type=at_least_one, default=1, help="runs of each (default: 1)")
     options = parser.parse_args()
     clean_up_when_told_to_stop()
-    try:
+    with failures_in_one_line():
         is_right = measure(int(options.gib * GIB), options.runs)
-    except RabbitMQMissing as error:
-        raise SystemExit(str(error)) from None
     if not is_right:
         raise SystemExit(1)
 

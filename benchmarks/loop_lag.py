@@ -15,10 +15,13 @@ import statistics
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.measure import LOADS, Load, measure
-from testbed.process import ProcessFailed
-from testbed.rabbitmq import RabbitMQMissing
 
 if TYPE_CHECKING:
     from benchmarks.pod import Peers
@@ -77,20 +80,17 @@ def main() -> None:
     options = parser.parse_args()
     clean_up_when_told_to_stop()
     faults: dict[str, None] = {}
-    try:
-        with servers() as (peers,):
-            print(HEADING)
-            for load in WATCHED:
-                if options.load is not None and load.name not in options.load:
-                    continue
-                runs = []
-                for _ in range(options.runs):
-                    seen, found = observe(load, peers)
-                    runs.append(seen)
-                    faults |= dict.fromkeys(f"{load.name}: {fault}" for fault in found)
-                print(row(load, runs), flush=True)
-    except (RabbitMQMissing, ProcessFailed) as error:
-        raise SystemExit(str(error)) from None
+    with failures_in_one_line(), open_bench() as bench:
+        print(HEADING)
+        for load in WATCHED:
+            if options.load is not None and load.name not in options.load:
+                continue
+            runs = []
+            for _ in range(options.runs):
+                seen, found = observe(load, bench.peers)
+                runs.append(seen)
+                faults |= dict.fromkeys(f"{load.name}: {fault}" for fault in found)
+            print(row(load, runs), flush=True)
     if faults:
         raise SystemExit("\n".join(faults))
 

@@ -15,11 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.journey import HEADING, middle, ratios, row
 from benchmarks.measure import LOADS, Load, Run, measure
-from testbed.process import ProcessFailed
-from testbed.rabbitmq import RabbitMQMissing
 
 ROOT = Path(__file__).parent.parent
 VERSION = "import platform; print(platform.python_version())"
@@ -50,7 +53,7 @@ def compare(pythons: dict[str, str], loads: list[Load], runs: int) -> bool:
     """Run every load with each in turn and print the table; tell whether everything was as it should be."""
     done: list[Run] = []
     first = next(iter(pythons))
-    with servers() as (peers,):
+    with open_bench() as bench:
         print(HEADING)
         for load in loads:
             taken: dict[str, list[Run]] = {version: [] for version in pythons}
@@ -58,7 +61,7 @@ def compare(pythons: dict[str, str], loads: list[Load], runs: int) -> bool:
                 for version, python in pythons.items():
                     # -P: the package that is installed there, not the one where we are.
                     command = shlex.join([python, "-P", "-m", "iterum_sidecar", "run"])
-                    taken[version].append(measure(load, command, peers))
+                    taken[version].append(measure(load, command, bench.peers))
             medians = {version: middle(each) for version, each in taken.items()}
             for version, median in medians.items():
                 print(row(load.name, version, median))
@@ -95,10 +98,8 @@ def main() -> None:
             raise SystemExit(
                 "two interpreters are of one version: measure them one after the other"
             )
-        try:
+        with failures_in_one_line():
             is_right = compare(pythons, loads, options.runs)
-        except (RabbitMQMissing, ProcessFailed) as error:
-            raise SystemExit(str(error)) from None
     if not is_right:
         raise SystemExit(1)
 

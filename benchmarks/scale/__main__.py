@@ -11,10 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import at_least_one, clean_up_when_told_to_stop, servers
+from benchmarks.bench import (
+    at_least_one,
+    clean_up_when_told_to_stop,
+    failures_in_one_line,
+    open_bench,
+)
 from benchmarks.scale.curves import CURVES, Curve, Figures, Point, measure_curve
-from testbed.process import ProcessFailed
-from testbed.rabbitmq import RabbitMQMissing
 
 HEADING = (
     f"{'curve':<12} {'x':>9} {'':<14} {'CPU us':>7} {'(least to most)':>17} {'of each':<9}"
@@ -81,14 +84,14 @@ def with_instances(curve: Curve, most: int) -> Curve:
 
 def measure(options: argparse.Namespace) -> dict[str, list[Figures]]:
     """Measure the curves that are asked for, printing as it goes."""
-    with servers() as (peers,):
+    with open_bench() as bench:
         print(HEADING)
         every: dict[str, list[Figures]] = {}
         for curve in CURVES:
             if options.curve is None or curve.name in options.curve:
                 wanted = with_instances(curve, options.instances)
                 every[curve.name] = measure_curve(
-                    wanted, peers, options.runs, counted=options.calls
+                    wanted, bench.peers, options.runs, counted=options.calls
                 )
                 for figures in every[curve.name]:
                     print(row(curve, figures), flush=True)
@@ -113,10 +116,8 @@ def main() -> None:
     """Do what the command line asks for; end with 1 when something was not as it should be."""
     options = arguments()
     clean_up_when_told_to_stop()
-    try:
+    with failures_in_one_line():
         every = read(options.read) if options.read else measure(options)
-    except (RabbitMQMissing, ProcessFailed) as error:
-        raise SystemExit(str(error)) from None
     if options.json:
         told = {name: [dataclasses.asdict(each) for each in rows] for name, rows in every.items()}
         options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

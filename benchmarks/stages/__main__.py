@@ -10,12 +10,10 @@ import dataclasses
 
 import msgspec
 
-from benchmarks.bench import clean_up_when_told_to_stop, open_bench
+from benchmarks.bench import clean_up_when_told_to_stop, failures_in_one_line, open_bench
 from benchmarks.results import Row
 from benchmarks.stages.catalogue import STAGES, stage_named
 from benchmarks.stages.measuring import run_once
-from testbed.process import ProcessFailed
-from testbed.rabbitmq import RabbitMQMissing
 
 
 def arguments() -> argparse.Namespace:
@@ -43,11 +41,8 @@ def main() -> None:
     if options.count is not None:
         # Two messages are published for each fragment.
         stage = dataclasses.replace(stage, count=max(2, options.count + options.count % 2))
-    try:
-        with open_bench() as bench:
-            figures, faults = run_once(bench, stage, contender)
-    except (RabbitMQMissing, ProcessFailed) as error:
-        raise SystemExit(str(error)) from None
+    with failures_in_one_line(), open_bench() as bench:
+        figures, faults = run_once(bench, stage, contender)
     row = Row("stage", stage.name, contender.name, [figures], list(faults))
     print(msgspec.json.encode(row).decode())
     if faults:

@@ -6,6 +6,7 @@ import socket
 import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ import trustme
 from iterum_sidecar.amqp.socket_stream import READ_SIZE, SocketStream, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MUCH = bytes(range(256)) * 40_000
 
@@ -102,19 +103,15 @@ async def test_who_waits_learns_of_our_own_close() -> None:
 # -- over TLS
 
 
+def answering(*answers: object) -> Callable[[], object]:
+    """Return a call that raises or returns these, one after the other."""
+    return mock.Mock(side_effect=answers)
+
+
 async def test_who_needs_the_other_direction_does_not_get_in_its_way() -> None:
     """As when the peer asks for new keys while the socket is full: to read, something must be written first."""
     with pair() as (stream, other), trio.fail_after(10):
-        answers: Iterator[Exception | bytes] = iter(
-            [ssl.SSLWantWriteError(), ssl.SSLWantWriteError(), b"read"]
-        )
-
-        def read() -> bytes:
-            answer = next(answers)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
+        read = answering(ssl.SSLWantWriteError(), ssl.SSLWantWriteError(), b"read")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.send_all, MUCH)
             await trio.testing.wait_all_tasks_blocked()
@@ -129,14 +126,7 @@ async def test_who_needs_the_other_direction_does_not_get_in_its_way() -> None:
 async def test_the_reader_waits_on_while_the_writer_needs_its_direction() -> None:
     """As when the peer asks for new keys: to write, something must be read first, for which the reader comes to wait too."""
     with pair() as (stream, other), trio.fail_after(10):
-        answers: Iterator[Exception | int] = iter([ssl.SSLWantReadError(), 1])
-
-        def write() -> int:
-            answer = next(answers)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
+        write = answering(ssl.SSLWantReadError(), 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream._call, write)
             await trio.testing.wait_all_tasks_blocked()
